@@ -1,0 +1,1 @@
+"""What an operator sees and does, and the worlds that step."""

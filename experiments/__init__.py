@@ -1,0 +1,1 @@
+"""Runnable studies and tools, thin: run, evaluate, curves, ingest, bench."""
