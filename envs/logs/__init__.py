@@ -1,0 +1,1 @@
+"""Raw operator logs to Sessions: readers, validation, the Parquet store."""
