@@ -1,0 +1,1 @@
+"""Who decides: transcripts, policies, critics, confidence scores and the gate."""

@@ -1,0 +1,95 @@
+"""How likely the policy finds suggestions it did not make, and the states it reads them in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handrail.agents.branches import Branched, branch, read
+from handrail.agents.critic import Case
+from handrail.agents.decoding import Decoder, Suggestion
+from handrail.agents.grammar import Cursor
+
+if TYPE_CHECKING:
+    import torch
+
+FLOOR = 1e-9
+"""Probability of a token the screen does not admit, so that scores stay finite."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a policy makes of one suggestion.
+
+    Attributes:
+        suggestion: the action with the policy's confidence in it; `margin` is negative where another token led.
+        before: the state before the action, shape (hidden size,).
+        after: the state after it, shape (hidden size,).
+    """
+
+    suggestion: Suggestion
+    before: NDArray[np.float32]
+    after: NDArray[np.float32]
+
+
+def assess(
+    decoder: Decoder, cases: Sequence[Case], progress: Callable[[Iterable[Any]], Iterable[Any]] = iter
+) -> list[Reading]:
+    """Let the decoder's policy read suggestions; drafts are not read, the policy never saw any.
+
+    Args:
+        decoder: gives the policy and what each screen admits.
+        cases: the suggestions.
+        progress: wraps the iteration over passes.
+
+    Returns:
+        One reading a case, in order.
+    """
+    policy = decoder.policy
+    plain = [Case(c.session, c.step, c.suggestion, c.accepted) for c in cases]
+    found: dict[int, Reading] = {}
+    model: Any = policy.model
+    head = model.get_output_embeddings()
+
+    def take(item: Branched, states: torch.Tensor) -> None:
+        inside = np.concatenate([np.arange(a, b - 1) for a, b in zip(item.starts, item.ends, strict=True)])
+        scores = head(states[inside.tolist()]).float().cpu().numpy()
+        seen = states.float().cpu().numpy()
+        row = 0
+        for number, start, end in zip(item.cases, item.starts, item.ends, strict=True):
+            tokens = [int(t) for t in item.ids[start + 1 : end]]
+            confidence = _confidence(decoder, plain[number], tokens, scores[row : row + len(tokens)])
+            row += len(tokens)
+            found[number] = Reading(confidence, seen[start].copy(), seen[end - 1].copy())
+
+    read(policy.body, policy, branch(policy, plain), take, progress=progress)
+    return [found[number] for number in range(len(plain))]
+
+
+def _confidence(decoder: Decoder, case: Case, tokens: list[int], scores: NDArray[np.float32]) -> Suggestion:
+    cursor: Cursor | None = Cursor(decoder.grammar(case.session.steps[case.step].state.controls))
+    log_probability, lowest, margin, entropy = 0.0, 1.0, 1.0, 0.0
+    for token, row in zip(tokens, scores, strict=True):
+        ids = decoder.admissible(cursor)
+        at = np.flatnonzero(ids == token)
+        if cursor is None or at.size == 0:
+            cursor = None
+            log_probability, lowest, margin = log_probability + np.log(FLOOR), FLOOR, -1.0
+            continue
+        if len(ids) > 1:
+            values = row[ids].astype(np.float64)
+            weights = np.exp(values - values.max())
+            weights /= weights.sum()
+            mine = weights[at[0]]
+            log_probability += float(np.log(max(mine, FLOOR)))
+            lowest = min(lowest, float(mine))
+            margin = min(margin, float(mine - np.delete(weights, at[0]).max()))
+            entropy = max(entropy, float(-(weights * np.log(np.maximum(weights, 1e-300))).sum()))
+        cursor.push(token)
+    return Suggestion(
+        case.session.id, case.step, case.suggestion, tuple(tokens), float(log_probability), lowest, margin, entropy
+    )

@@ -1,0 +1,143 @@
+"""Which tokens may come next while an action is written, given what the screen offers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handrail.agents.encoding import Encoder
+from handrail.agents.transcript import END, FIELD, IS, JSON, MARKERS, escape
+from handrail.envs.offers import offers
+from handrail.envs.schema import Control
+
+_DONE = -1
+
+Trie = dict[int, Any]
+"""Token -> deeper trie; the key `_DONE` holds what the path spells."""
+
+MAX_VALUE_TOKENS = 64
+"""A free value is closed after this many tokens."""
+
+
+def _insert(trie: Trie, tokens: list[int], payload: Any) -> None:
+    for token in tokens:
+        trie = trie.setdefault(token, {})
+    trie.setdefault(_DONE, payload)
+
+
+class Grammar:
+    """The actions one screen allows, as tries over tokens.
+
+    Args:
+        controls: what is on the screen.
+        encoder: the policy's.
+    """
+
+    def __init__(self, controls: tuple[Control, ...], encoder: Encoder) -> None:
+        self._encoder = encoder
+        self.end, self.field, self.value, self.json = (encoder.tokens(m)[0] for m in (END, FIELD, IS, JSON))
+        self.heads: Trie = {}
+        self._names: dict[tuple[int, int], Trie] = {}
+        self._options: dict[int, Trie | None] = {}
+        for offer in offers(controls):
+            text = f"{offer.tool} {escape(offer.target)}" if offer.target else offer.tool
+            _insert(self.heads, self._tokens(text), offer.fields)
+
+    def _tokens(self, text: str) -> list[int]:
+        return self._encoder.tokens(IS + text)[1:]
+
+    def names(self, fields: tuple[Control, ...], start: int) -> Trie:
+        """Return the trie of the names of `fields[start:]`; a path ends in the field's position."""
+        key = (id(fields), start)
+        if key not in self._names:
+            trie: Trie = {}
+            for position in range(start, len(fields)):
+                _insert(trie, self._tokens(escape(fields[position].id)), position)
+            self._names[key] = trie
+        return self._names[key]
+
+    def options(self, control: Control) -> Trie | None:
+        """Return the trie of the values a field allows, `None` if it takes free input."""
+        key = id(control)
+        if key not in self._options:
+            values = ("true", "false") if control.kind == "checkbox" else control.options
+            trie: Trie = {}
+            for value in values:
+                _insert(trie, self._tokens(escape(value)), value)
+            self._options[key] = trie or None
+        return self._options[key]
+
+
+@dataclass
+class Cursor:
+    """A position inside an action being written under a grammar.
+
+    `allowed()` tells which tokens may follow, `push(token)` goes on. An action is complete when `done` is true.
+    """
+
+    grammar: Grammar
+    done: bool = False
+
+    def __post_init__(self) -> None:
+        self._phase, self._node, self._next = "head", self.grammar.heads, 0
+        self._fields: tuple[Control, ...] = ()
+        self._length = 0
+
+    def allowed(self) -> NDArray[np.int64] | None:
+        """Return the ids that may follow, or `None` where any text may, or the end of the value."""
+        grammar = self.grammar
+        if self._phase == "free":
+            return self._closing() if self._length >= MAX_VALUE_TOKENS else None
+        ids = [token for token in self._node if token != _DONE]
+        if self._phase == "value" and self._length == 0:
+            ids.append(grammar.json)
+        if _DONE in self._node:
+            if self._phase == "head":
+                fields = self._node[_DONE]
+                must = any(field.required for field in fields) and fields and fields[0].id == "text"
+                ids.extend([grammar.field] if must else [grammar.end, grammar.field] if fields else [grammar.end])
+            elif self._phase == "name":
+                ids.append(grammar.value)
+            else:
+                ids.extend(self._closing())
+        return np.array(sorted(set(ids)), dtype=np.int64)
+
+    def _closing(self) -> NDArray[np.int64]:
+        more = self._next < len(self._fields)
+        return np.array([self.grammar.end, self.grammar.field] if more else [self.grammar.end], dtype=np.int64)
+
+    def markers(self) -> NDArray[np.int64]:
+        """Return the markers that may follow where any text may."""
+        return self._closing() if self._length else np.array([self.grammar.json], dtype=np.int64)
+
+    def push(self, token: int) -> None:
+        """Take `token`, which `allowed()` must have admitted."""
+        grammar = self.grammar
+        if token == grammar.end:
+            self.done = True
+        elif token == grammar.field:
+            if self._phase == "head":
+                self._fields, self._next = self._node[_DONE], 0
+            self._phase, self._node = "name", grammar.names(self._fields, self._next)
+        elif token == grammar.value and self._phase == "name":
+            position = self._node[_DONE]
+            self._next, self._length = position + 1, 0
+            options = grammar.options(self._fields[position])
+            self._phase, self._node = ("free", {}) if options is None else ("value", options)
+        elif token == grammar.json:
+            self._phase, self._node, self._length = "free", {}, 1
+        else:
+            self._length += 1
+            if self._phase != "free":
+                self._node = self._node[token]
+
+
+def text_tokens(encoder: Encoder, vocabulary: int) -> NDArray[np.int64]:
+    """Return the ids of all tokens that are no marker and no special token."""
+    tokenizer: Any = encoder.tokenizer
+    markers = {*tokenizer.all_special_ids, *tokenizer.convert_tokens_to_ids(list(MARKERS))}
+    known = min(vocabulary, len(tokenizer))
+    return np.array([token for token in range(known) if token not in markers], dtype=np.int64)

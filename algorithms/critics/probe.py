@@ -1,0 +1,112 @@
+"""A linear probe on the policy's own states: nearly free, since the policy has read the suggestion anyway."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handrail.agents.assess import assess
+from handrail.agents.critic import Case
+from handrail.agents.decoding import Decoder
+from handrail.agents.policy import Policy
+from handrail.envs.files import atomic_path
+
+
+@dataclass(frozen=True)
+class Config:
+    """How the probe is fitted.
+
+    Attributes:
+        inverse_regularisation: the grid of C of the logistic regression; chosen by cross-validation over sessions.
+        folds: of that cross-validation.
+        max_cases: at most this many cases are read, whole sessions drawn at random.
+    """
+
+    inverse_regularisation: tuple[float, ...]
+    folds: int
+    max_cases: int
+
+
+class ProbeCritic:
+    """Scores suggestions by a logistic regression on the policy's states and confidence."""
+
+    def __init__(self, policy: Policy, model: Any) -> None:
+        self.policy, self.model = policy, model
+
+    def score(self, cases: Sequence[Case]) -> NDArray[np.float64]:
+        """Return p(accept) of each case, shape (n,)."""
+        return np.asarray(self.model.predict_proba(features(self.policy, cases))[:, 1], dtype=np.float64)
+
+
+def features(policy: Policy, cases: Sequence[Case]) -> NDArray[np.float32]:
+    """Return what the probe reads, shape (n, 2 * hidden size + 4).
+
+    The policy's states before and after the suggestion, and its confidence in it: log-probability (nats), lowest token
+    probability, margin, entropy.
+    """
+    readings = assess(Decoder(policy), cases)
+    confidence = [(s.log_probability, s.min_probability, s.margin, s.entropy) for s in (r.suggestion for r in readings)]
+    return np.hstack(
+        [
+            np.array([r.before for r in readings]),
+            np.array([r.after for r in readings]),
+            np.array(confidence, dtype=np.float32),
+        ]
+    )
+
+
+def fit(
+    policy: Policy, cases: Sequence[Case], config: Config, folder: Path, seed: int, tracking: str = "none"
+) -> ProbeCritic:
+    """Fit the probe on verdicts; the penalty is chosen by cross-validation that keeps sessions together."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV, GroupKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    chosen = draw_sessions(cases, config.max_cases, np.random.default_rng(seed))
+    labels = np.array([case.accepted for case in chosen])
+    groups = np.unique([case.session.id for case in chosen], return_inverse=True)[1]
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), LogisticRegression(max_iter=500, random_state=seed)),
+        {"logisticregression__C": list(config.inverse_regularisation)},
+        scoring="neg_log_loss",
+        cv=GroupKFold(config.folds),
+    )
+    search.fit(features(policy, chosen), labels, groups=groups)
+    save(search.best_estimator_, folder, "probe.pkl")
+    return ProbeCritic(policy, search.best_estimator_)
+
+
+def load(policy: Policy, folder: Path) -> ProbeCritic:
+    """Read what `fit` left in `folder`."""
+    return ProbeCritic(policy, pickle.loads((folder / "probe.pkl").read_bytes()))
+
+
+def draw_sessions(cases: Sequence[Case], limit: int, rng: np.random.Generator) -> list[Case]:
+    """Return the cases of randomly drawn sessions, at most `limit` of them (but at least one session)."""
+    if len(cases) <= limit:
+        return list(cases)
+    by_session: dict[str, list[Case]] = {}
+    for case in cases:
+        by_session.setdefault(case.session.id, []).append(case)
+    names = list(by_session)
+    drawn: list[Case] = []
+    for index in rng.permutation(len(names)):
+        if drawn and len(drawn) + len(by_session[names[index]]) > limit:
+            break
+        drawn.extend(by_session[names[index]])
+    return drawn
+
+
+def save(model: Any, folder: Path, name: str) -> None:
+    """Write a fitted scikit-learn model, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / name) as path:
+        path.write_bytes(pickle.dumps(model))

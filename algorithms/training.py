@@ -1,0 +1,202 @@
+"""The training loop every learner shares: batches of whole sessions, two optimisers, checkpoints, exact resume."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from handrail.agents.encoding import batches
+from handrail.algorithms.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Batch = dict[str, torch.Tensor]
+Loss = Callable[[Any, Batch], torch.Tensor]
+
+
+def has_bf16() -> bool:
+    """Tell whether this machine multiplies bfloat16 matrices in hardware."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """Muon for the matrices inside the transformer and AdamW for everything else, as one optimiser.
+
+    Args:
+        model: its trainable parameters are optimised.
+        config: rates and decay.
+    """
+
+    def __init__(self, model: torch.nn.Module, config: TrainingConfig) -> None:
+        matrices: list[torch.nn.Parameter] = []
+        others: list[torch.nn.Parameter] = []
+        embeddings = {id(p) for m in model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                inner = parameter.ndim == 2 and id(parameter) not in embeddings and min(parameter.shape) > 1
+                (matrices if inner else others).append(parameter)
+        self.parts: list[torch.optim.Optimizer] = []
+        if config.optimizer == "muon":
+            self.parts.append(
+                torch.optim.Muon(
+                    matrices, lr=config.matrix_learning_rate, weight_decay=config.weight_decay, momentum=0.95
+                )
+            )
+            groups: list[dict[str, Any]] = [{"params": others, "weight_decay": 0.0}]
+        else:
+            groups = [
+                {"params": matrices, "weight_decay": config.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ]
+        self.parts.append(torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95)))
+        super().__init__([p for part in self.parts for g in part.param_groups for p in g["params"]], {})
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        for part in self.parts:
+            part.zero_grad(set_to_none)
+
+    def step(self, closure: Any = None) -> Any:
+        """Take one step with every part."""
+        value = closure() if closure is not None else None
+        for part in self.parts:
+            part.step()
+        return value
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of every part."""
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+
+class _Schedule(Sampler[list[int]]):
+    """All batches of all epochs in one list, so that a resumed run skips exactly those it has done."""
+
+    def __init__(self, lengths: Sequence[int], config: TrainingConfig, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        self.plan: list[list[int]] = []
+        for epoch in range(math.ceil(config.epochs)):
+            one = batches(lengths, config.token_budget, rng)
+            self.plan.extend(one[: math.ceil(len(one) * min(1.0, config.epochs - epoch))])
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.plan)
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+
+class _SessionTrainer(Trainer):
+    def __init__(self, *, schedule: _Schedule, loss: Loss, config: TrainingConfig, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._plan, self._loss, self._config = schedule, loss, config
+
+    def get_train_dataloader(self) -> Any:
+        return self.accelerator.prepare(
+            DataLoader(self.train_dataset, batch_sampler=self._plan, collate_fn=self.data_collator)  # type: ignore[arg-type]
+        )
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        self.optimizer = MuonAdamW(self.model, self._config)  # type: ignore[arg-type]
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        warmup, decay = self._config.warmup * num_training_steps, self._config.decay * num_training_steps
+
+        def rate(step: int) -> float:
+            return min(1.0, (step + 1) / max(warmup, 1.0), max((num_training_steps - step) / max(decay, 1.0), 0.02))
+
+        chosen: Any = optimizer or self.optimizer
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(chosen, rate)
+        return self.lr_scheduler
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        return self._loss(model, inputs)
+
+
+def train(
+    model: PreTrainedModel,
+    items: Sequence[Any],
+    lengths: Sequence[int],
+    collate: Callable[[Sequence[Any]], Batch],
+    loss: Loss,
+    config: TrainingConfig,
+    folder: Path,
+    seed: int,
+    tracking: str = "none",
+    name: str = "train",
+) -> dict[str, float]:
+    """Train `model` in place; goes on from the last checkpoint in `folder` if there is one.
+
+    Args:
+        model: what is trained.
+        items: training examples.
+        lengths: tokens of each, for batching.
+        collate: examples -> tensors.
+        loss: (model, tensors) -> scalar.
+        config: how.
+        folder: where checkpoints go; the same folder, items, configuration and seed resume exactly.
+        seed: of the order of batches and of dropout.
+        tracking: `none` or `wandb` (its mode is taken from the environment).
+        name: of the run in the tracker.
+
+    Returns:
+        `steps`, `loss` (mean over the run), `seconds`.
+    """
+    schedule = _Schedule(lengths, config, seed)
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=1,
+        max_grad_norm=config.clip,
+        bf16=config.bf16 and has_bf16(),
+        use_cpu=not torch.cuda.is_available(),
+        save_strategy="steps" if config.save_steps else "no",
+        save_steps=config.save_steps or 1,
+        save_total_limit=1,
+        logging_steps=20,
+        report_to=tracking,
+        run_name=name,
+        remove_unused_columns=False,
+        seed=seed,
+        data_seed=seed,
+        disable_tqdm=False,
+        dataloader_pin_memory=False,
+        log_level="error",
+    )
+    trainer = _SessionTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=items,
+        data_collator=collate,
+        schedule=schedule,
+        loss=loss,
+        config=config,
+    )
+    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    model.train()
+    result = trainer.train(resume_from_checkpoint=last)
+    model.eval()
+    return {
+        "steps": float(result.global_step),
+        "loss": float(result.training_loss),
+        "seconds": float(result.metrics["train_runtime"]),
+    }
