@@ -69,7 +69,7 @@ class Control(msgspec.Struct, frozen=True):
     """Something on a screen that an action can name.
 
     Attributes:
-        id: unique on its screen; the `target` of actions.
+        id: the `target` of actions; unique among the controls of its kind on a screen.
         kind: what it is.
         label: what the operator reads (for a reply template: its text).
         options: allowed values of a select, empty for free input.

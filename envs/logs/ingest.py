@@ -23,7 +23,7 @@ import msgspec
 from handrail.envs import registry
 from handrail.envs.errors import HandrailError, nearest
 from handrail.envs.files import atomic_path
-from handrail.envs.logs.store import PART_SUFFIX, VERSION, SessionWriter, merge
+from handrail.envs.logs.store import PART_SUFFIX, VERSION, SessionWriter, collector_paused, merge
 from handrail.envs.logs.validate import READER_RULES, RULES, Report, Validator
 from handrail.envs.schema import Problem, Session
 
@@ -132,7 +132,7 @@ def ingest(
             report, ids = Report(), list[str]()
             counts: Counter[str] | None = getattr(reader, "counts", None)
             before = Counter(counts)
-            with SessionWriter(parts.store(number)) as writer:
+            with collector_paused(), SessionWriter(parts.store(number)) as writer:
                 for unit in part:
                     for item in read_source(reader, unit):
                         _take(item, validator, writer, report)

@@ -54,7 +54,7 @@ RULES: dict[str, Rule] = {
         Rule("not_storable", "a value that JSON cannot express, e.g. half of a surrogate pair", True),
         Rule("target_not_on_screen", "the action's target is none of the controls of its state", False),
         Rule("target_disabled", "the action's target was disabled", False),
-        Rule("duplicate_control", "two controls of a screen have one id", False),
+        Rule("duplicate_control", "two controls of one kind on a screen have one id", False),
         Rule("unknown_field", "an argument is no field of the form", False),
         Rule("option_not_offered", "a value is none of the options of its select", False),
         Rule("required_field_missing", "a required field of a submitted form is absent", False),
@@ -256,11 +256,13 @@ class _Screen:
         self.controls: dict[str, Control] = {}
         self.forms: dict[str, tuple[frozenset[str], list[str], dict[str, frozenset[str]]]] = {}
         duplicates: dict[str, None] = {}
+        kinds: set[tuple[str, str]] = set()
         for control in controls:
-            if control.id in self.controls:
+            if (control.kind, control.id) in kinds:
                 duplicates[control.id] = None
                 continue
-            self.controls[control.id] = control
+            kinds.add((control.kind, control.id))
+            self.controls.setdefault(control.id, control)
             if control.kind == "form":
                 self.forms[control.id] = (
                     frozenset(field.id for field in control.fields),
@@ -279,7 +281,7 @@ class _Screen:
         if control is None:
             return [("target_not_on_screen", target)]
         found = [] if control.enabled else [("target_disabled", target)]
-        if control.kind == "form":
+        if control.kind == "form" and action.tool == "submit_form":
             fields, required, options = self.forms[target]
             if not action.args.keys() <= fields:
                 found += [("unknown_field", f"{target}.{name}") for name in sorted(action.args.keys() - fields)]

@@ -19,6 +19,8 @@ customer's goal were never on the operator's screen: they go to `Session.hidden`
 from __future__ import annotations
 
 import ast
+import functools
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +50,7 @@ SUGGESTER = "star_nlu"
 """`Feedback.source` of the suggestions that STAR recorded."""
 
 _CUSTOM = ["custom"]
+_SELECTIONS = ("select_primary", "select_secondary")
 _DESK_TEMPLATES = {
     "goodbye_1": "Thank you and goodbye.",
     "goodbye_2": "Thank you and goodbye.",
@@ -170,6 +173,7 @@ class Reader:
         if unknown or not tasks:
             return Problem(file, session_id, -1, "unknown_task", str(unknown or "no task"), True)
         walk = _Walk(self.controls(tasks), tasks, self.counts)
+        _show_selections(dialogue.events)
         for number, event in enumerate(dialogue.events):
             try:
                 walk.take(event)
@@ -207,6 +211,19 @@ class Reader:
             },
             file=file,
         )
+
+
+def _show_selections(events: list[_Event]) -> None:
+    """Give `select_…` events the items they selected.
+
+    STAR logs with each operator's event what was selected before it, so a selection shows in the operator's next one.
+    """
+    chain = [event for event in events if event.agent == "Wizard"]
+    for event, following in itertools.pairwise(chain):
+        if event.action in _SELECTIONS:
+            event.primary_item, event.secondary_item = following.primary_item, following.secondary_item
+    if chain and chain[-1].action in _SELECTIONS:
+        chain[-1].primary_item = chain[-1].secondary_item = msgspec.Raw(b"null")
 
 
 class _BadEvent(Exception):
@@ -343,16 +360,17 @@ class _Walk:
             return
         if not options:
             raise _BadEvent("no_options", f"pick_suggestion {label} with an empty ActionLabelOptions")
-        action = Action("send_reply", label)
-        unique = list(dict.fromkeys(options))
-        if len(unique) < len(options):
+        action = _reply(label)
+        unique = options
+        if len(set(options)) < len(options):
+            unique = list(dict.fromkeys(options))
             self.counts["duplicate_options"] += 1
         accepted = label == unique[0]
         feedback = Feedback(
-            suggestion=action if accepted else Action("send_reply", unique[0]),
+            suggestion=action if accepted else _reply(unique[0]),
             verdict="accept" if accepted else "reject",
             correction=None if accepted else action,
-            alternatives=tuple(Action("send_reply", option) for option in unique[1:]),
+            alternatives=tuple(map(_reply, unique[1:])),
             source=SUGGESTER,
         )
         self.step(event, action, critical=True, feedback=feedback)
@@ -426,17 +444,31 @@ class _Walk:
         """Parse a Python-like constraint; what does not parse is kept as the text the operator typed."""
         if source is None:
             return None
-        try:
-            value: Arg = _parse(ast.parse(source.strip(), mode="eval").body)
-        except (SyntaxError, ValueError):
+        parsed, value = _constraint(source.strip())
+        if not parsed:
             self.counts["constraint_kept_as_text"] += 1
-            return source.strip()
         return value
+
+
+@functools.lru_cache(maxsize=65536)
+def _constraint(source: str) -> tuple[bool, Arg]:
+    """Return whether a constraint parses, and its value or the text itself. Values recur, and parsing is slow."""
+    try:
+        return True, _parse(ast.parse(source, mode="eval").body)
+    except (SyntaxError, ValueError):
+        return False, source
+
+
+@functools.lru_cache(maxsize=4096)
+def _reply(template: str) -> Action:
+    return Action("send_reply", template)
 
 
 def _parse(node: ast.expr) -> Any:
     """Return the value of a constraint expression: a literal, `null`, or `api.<operator>(…)`."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and not node.keywords:
+    if isinstance(node, ast.Call):
+        if not isinstance(node.func, ast.Attribute) or not isinstance(node.func.value, ast.Name) or node.keywords:
+            raise ValueError("no operator of a form")
         operands = [_parse(arg) for arg in node.args]
         if len(operands) > 1:
             raise ValueError("more than one operand")
@@ -446,7 +478,10 @@ def _parse(node: ast.expr) -> Any:
         if node.id not in names:
             raise ValueError(f"unknown name {node.id}")
         return names[node.id]
-    return ast.literal_eval(node)
+    value = node.value if isinstance(node, ast.Constant) else ast.literal_eval(node)
+    if not isinstance(value, str | int | float | list | None):
+        raise ValueError(f"no form holds a {type(value).__name__}")
+    return value
 
 
 def _need(event: _Event, value: T | None, key: str) -> T:

@@ -91,7 +91,7 @@ CASES = [
     ("verdict_mismatch", session(step(feedback=Feedback(REPLY, "maybe"))), 0),
     ("target_not_on_screen", session(step(action=Action("send_reply", "bye"))), 0),
     ("target_disabled", session(step(action=Action("press", "gone"))), 0),
-    ("duplicate_control", session(step(controls=(*DESK, Control("hello", "tab")))), 0),
+    ("duplicate_control", session(step(controls=(*DESK, Control("hello", "template")))), 0),
     ("unknown_field", session(book(size=3, colour="red")), 0),
     ("option_not_offered", session(book(size=3, area="West")), 0),
     ("option_not_offered", session(book(size=3, area=Constraint("is_one_of", ["North", "West"]))), 0),

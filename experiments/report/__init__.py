@@ -1,0 +1,1 @@
+"""The report of a run: plots and the single HTML file that holds them."""
