@@ -134,7 +134,7 @@ def write_action(action: Action, field_order: Sequence[str] = ()) -> str:
     """
     rank = {name: n for n, name in enumerate(field_order)}
     names = sorted(action.args, key=lambda name: (rank.get(name, len(rank)), name))
-    head = " ".join(part for part in (action.tool, escape(action.target)) if part)
+    head = " ".join(part for part in (escape(action.tool), escape(action.target)) if part)
     filled = ((name, action.args[name]) for name in names if normalize_value(action.args[name]) is not None)
     return head + "".join(f"{FIELD}{escape(name)}{IS}{_written(value)}" for name, value in filled)
 
@@ -169,11 +169,11 @@ class Transcript:
     def header(self, session: Session) -> Span:
         """Return the case header: what is known before the first event."""
         first = session.steps[0].state if session.steps else None
-        parts = [CASE, session.issue]
+        parts = [CASE, escape(session.issue)]
         if self.config.operator:
             parts.append(f"operator_{escape(session.operator[:8])}")
         if first is not None and first.procedure:
-            parts.append(f"procedure {first.procedure}")
+            parts.append(f"procedure {escape(first.procedure)}")
         if self.config.brief and session.brief:
             parts.append(escape(session.brief))
         if first is not None and self.config.controls != "none":
@@ -218,7 +218,7 @@ class Transcript:
             if step.actor in ("operator", "policy"):
                 yield self.action(step)
             else:
-                yield Span(f"{CLOSED}{step.action.tool} {step.actor}", step.index + 1)
+                yield Span(f"{CLOSED}{escape(step.action.tool)} {step.actor}", step.index + 1)
             before = step
 
     def _event(self, event: Event, said: Action | None) -> str:
@@ -231,7 +231,7 @@ class Transcript:
         if event.item is None:
             return f"{RESULT}{escape(event.source)} nothing found"
         fields = list(event.item.items())[: self.config.result_fields]
-        body = " ; ".join(f"{name} = {_written(value)}" for name, value in fields)
+        body = " ; ".join(f"{escape(name)} = {_written(value)}" for name, value in fields)
         total = f" ; total {event.total}" if event.total is not None else ""
         return RESULT + escape(event.source) + " " + body.replace(JSON, "") + total
 
@@ -239,10 +239,10 @@ class Transcript:
     def _change(before: Step, step: Step) -> str:
         parts = []
         if step.state.screen != before.state.screen:
-            parts.append(f"screen {step.state.screen}")
+            parts.append(f"screen {escape(step.state.screen)}")
         opened = before.action.target if before.action.tool == "open_procedure" else before.state.procedure
         if step.state.procedure != opened:
-            parts.append(f"procedure {step.state.procedure}")
+            parts.append(f"procedure {escape(step.state.procedure or 'none')}")
         for control, value in step.state.values.items():
             if before.state.values.get(control) != value:
                 parts.append(f"{escape(control)} = {_written(value)}")

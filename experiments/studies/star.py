@@ -44,11 +44,13 @@ CRITICS = "handrail.algorithms.critics"
 SOURCES = ("critic", "critic_recorded", "critic_recorded_draft")
 """Prefixes of the metric keys of each source of verdicts."""
 
-_TABLES = {
+TABLES = {
     "critic": "decisions.parquet",
     "critic_recorded": "decisions_recorded.parquet",
     "critic_recorded_draft": "decisions_recorded_draft.parquet",
 }
+"""Source of verdicts -> the file of its decision table."""
+
 _HELD_OUT = ("calibration", "test")
 
 
@@ -275,7 +277,7 @@ class Study:
             if source == "critic":
                 target.write_decisions(frame)
                 continue
-            with atomic_path(target.file(_TABLES[source])) as path:
+            with atomic_path(target.file(TABLES[source])) as path:
                 frame.to_parquet(path)
         write_json(target.file("certificates.json"), certificates)
         deployed = f"score_{cfg.certify.method}"
@@ -318,13 +320,17 @@ class Study:
     def _read(self, name: str) -> list[Suggestion]:
         return msgspec.json.decode((self.run.checkpoints / name).read_bytes(), type=list[Suggestion])
 
-    def stage(self, name: str, work: Callable[[], None]) -> None:
-        """Do a stage unless it is done, and note how long it took."""
+    def learned_from(self) -> list[str]:
+        """Return the ids of sessions that anything was learned from or calibrated on."""
+        return sorted(s.id for name, members in self.splits.items() if name != "test" for s in members)
+
+    def stage(self, name: str, work: Callable[[], None], **info: Any) -> None:
+        """Do a stage unless it is done, and note how long it took and what later stages or commands need."""
         if not self.run.done(name):
             self.run.log.info("stage %s", name)
             started = time.monotonic()
             work()
-            self.run.mark(name, seconds=round(time.monotonic() - started, 1))
+            self.run.mark(name, seconds=round(time.monotonic() - started, 1), **info)
         self.timings[name] = self.run.stage_info(name)["seconds"]
 
 
@@ -334,7 +340,7 @@ def run(cfg: DictConfig, run: RunDirectory) -> None:
     study.prepare()
     study.stage("policy", study.train_policy)
     study.stage("baselines", study.fit_baselines)
-    study.stage("suggestions", study.suggest)
+    study.stage("suggestions", study.suggest, learned_from=study.learned_from())
     for source in SOURCES:
         study.stage(source, lambda source=source: study.fit_critics(source))  # type: ignore[misc]
     started = time.monotonic()
