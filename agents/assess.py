@@ -71,13 +71,15 @@ def assess(
 
 
 def _confidence(decoder: Decoder, case: Case, tokens: list[int], scores: NDArray[np.float32]) -> Suggestion:
-    cursor: Cursor | None = Cursor(decoder.grammar(case.session.steps[case.step].state.controls))
+    controls = case.session.steps[case.step].state.controls
+    cursor = Cursor(decoder.grammar(controls)) if decoder.constrained else None
+    refused = False
     log_probability, lowest, margin, entropy = 0.0, 1.0, 1.0, 0.0
     for token, row in zip(tokens, scores, strict=True):
         ids = decoder.admissible(cursor)
         at = np.flatnonzero(ids == token)
-        if cursor is None or at.size == 0:
-            cursor = None
+        refused = refused or at.size == 0
+        if refused:
             log_probability, lowest, margin = log_probability + np.log(FLOOR), FLOOR, -1.0
             continue
         if len(ids) > 1:
@@ -89,7 +91,8 @@ def _confidence(decoder: Decoder, case: Case, tokens: list[int], scores: NDArray
             lowest = min(lowest, float(mine))
             margin = min(margin, float(mine - np.delete(weights, at[0]).max()))
             entropy = max(entropy, float(-(weights * np.log(np.maximum(weights, 1e-300))).sum()))
-        cursor.push(token)
+        if cursor is not None:
+            cursor.push(token)
     return Suggestion(
         case.session.id, case.step, case.suggestion, tuple(tokens), float(log_probability), lowest, margin, entropy
     )

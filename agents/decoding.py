@@ -101,7 +101,7 @@ class Decoder:
     def suggest(
         self, sessions: Sequence[Session], progress: Callable[[Iterable[Any]], Iterable[Any]] = iter
     ) -> list[Suggestion]:
-        """Return one suggestion for each operator step, in order of session and step.
+        """Return one suggestion for each step of an operator or a policy, in order of session and step.
 
         Args:
             sessions: logged sessions; ids are unique.
@@ -215,7 +215,7 @@ class Decoder:
         cursor = writing.cursor
         ids = self.admissible(cursor) if cursor is not None else None
         values = scores if ids is None else scores[ids]
-        if len(writing.tokens) >= MAX_ACTION_TOKENS - 1:
+        if len(writing.tokens) >= MAX_ACTION_TOKENS - 1 or not len(values):
             writing.done = True
             writing.log_probability += UNFINISHED
             writing.min_probability = writing.margin = 0.0

@@ -108,9 +108,9 @@ def windows(encoded: Encoded, max_length: int) -> Iterator[Encoded]:
     while True:
         stop = min(start + body, len(encoded))
         inside = encoded.step[start:stop].copy()
-        spans = [(s, a, b) for s, (a, b) in encoded.actions.items() if s > done and a >= start]
+        spans = [(s, a, b) for s, (a, b) in encoded.actions.items() if s > done and a > start]
         fits = [s for s, a, b in spans if b <= stop]
-        if spans and not fits and spans[0][1] == start:
+        if spans and not fits and spans[0][1] == start + 1:
             fits = [spans[0][0]]
         inside[~np.isin(inside, fits)] = -1
         if fits:
@@ -125,7 +125,7 @@ def windows(encoded: Encoded, max_length: int) -> Iterator[Encoded]:
         if not rest:
             return
         _, first, last = rest[0]
-        start = max(header, min(first, max(last - body, first - body // 2)))
+        start = max(header, min(first - 1, max(last - body, first - body // 2)))
 
 
 def batches(lengths: Sequence[int], budget: int, rng: np.random.Generator | None = None) -> list[list[int]]:

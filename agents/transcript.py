@@ -208,9 +208,10 @@ class Transcript:
         for step in session.steps:
             said = before.action if before is not None else None
             for event in step.events:
-                text = self._event(event, said)
-                if text:
-                    yield Span(text, step.index)
+                if said is not None and self._repeats(event, said):
+                    said = None
+                    continue
+                yield Span(self._event(event), step.index)
             if before is not None:
                 changed = self._change(before, step)
                 if changed:
@@ -221,12 +222,14 @@ class Transcript:
                 yield Span(f"{CLOSED}{escape(step.action.tool)} {step.actor}", step.index + 1)
             before = step
 
-    def _event(self, event: Event, said: Action | None) -> str:
+    def _repeats(self, event: Event, said: Action) -> bool:
+        """Tell whether a message is the one the action before it sent, which the transcript holds already."""
+        if not isinstance(event, Message) or event.role != "operator":
+            return False
+        return said.args.get("text") == event.text or (said.tool == "send_reply" and not self.config.replies)
+
+    def _event(self, event: Event) -> str:
         if isinstance(event, Message):
-            if event.role == "operator" and said is not None:
-                repeated = said.args.get("text") == event.text
-                if repeated or (said.tool == "send_reply" and not self.config.replies):
-                    return ""
             return _ROLE[event.role] + escape(event.text)
         if event.item is None:
             return f"{RESULT}{escape(event.source)} nothing found"

@@ -18,7 +18,7 @@ class TrainingConfig:
         matrix_learning_rate: of Muon.
         weight_decay: on matrices.
         warmup: share of the steps over which the rate rises from 0.
-        decay: share of the steps at the end over which it falls linearly to 0.
+        decay: share of the steps at the end over which it falls linearly towards 0, to no less than 2 %.
         clip: largest gradient norm.
         bf16: train in bfloat16 autocast where the processor has it.
         save_steps: a checkpoint is written every so many batches; 0 writes none.

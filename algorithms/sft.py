@@ -6,6 +6,7 @@ With one prompt a step the context is read again for every action, O(T²) tokens
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ def encode_sessions(policy: Policy, sessions: Sequence[Session], serialisation: 
     for session in sessions:
         if serialisation == "packed":
             whole = policy.encoder.encode(session.id, policy.transcript.spans(session))
-            found.extend(windows(whole, policy.max_length))
+            learned = [step.index for step in session.steps if step.actor == "operator"]
+            labels = np.where(np.isin(whole.step, learned), whole.step, -1)
+            found.extend(windows(replace(whole, step=labels), policy.max_length))
             continue
         for step in session.steps:
             if step.actor != "operator":
@@ -42,8 +45,11 @@ def encode_sessions(policy: Policy, sessions: Sequence[Session], serialisation: 
             one = policy.encoder.encode(session.id, spans)
             labels = np.where(one.step == step.index, one.step, -1)
             cut = max(0, len(one) - policy.max_length)
-            keep = np.r_[0 : one.header, one.header + cut : len(one)] if cut else np.arange(len(one))
-            found.append(Encoded(session.id, one.ids[keep], labels[keep], one.header))
+            header = min(one.header, policy.max_length // 4) if cut else one.header
+            marker = one.actions[step.index][0] - 1
+            start = min(header + cut, marker)
+            keep = np.r_[0:header, start : min(len(one), start + policy.max_length - header)]
+            found.append(Encoded(session.id, one.ids[keep], labels[keep], header))
     return found
 
 
@@ -62,7 +68,7 @@ def token_loss(model: Any, batch: Batch) -> torch.Tensor:
     chosen = weights > 0
     logits = model.get_output_embeddings()(hidden[chosen]).float()
     losses = torch.nn.functional.cross_entropy(logits, ids[:, 1:][chosen], reduction="none")
-    return (losses * weights[chosen]).sum() / weights.sum()
+    return (losses * weights[chosen]).sum() / weights.sum().clamp(min=1e-9)
 
 
 def fine_tune(
@@ -87,12 +93,12 @@ def fine_tune(
             f"none of the {len(sessions)} training sessions holds an operator's action: nothing to learn from"
         )
 
-    def collate(chosen: Sequence[Encoded]) -> Batch:
+    def collate(chosen: Sequence[Encoded], rng: np.random.Generator) -> Batch:
         ids = pad([item.ids for item in chosen], policy).cpu()
         weights = torch.zeros(ids.shape)
         for row, item in enumerate(chosen):
             inside = torch.from_numpy(item.step >= 0)
-            drawn = torch.rand(len(item)) < config.context_share
+            drawn = torch.from_numpy(rng.random(len(item)) < config.context_share)
             context = drawn * (config.context_weight / config.context_share)
             weights[row, : len(item)] = torch.where(inside, torch.ones(()), context)
         return {"ids": ids, "weights": weights}

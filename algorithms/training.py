@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from handrail.agents.encoding import batches
 from handrail.algorithms.config import TrainingConfig
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Batch = dict[str, torch.Tensor]
+Collate = Callable[[Sequence[Any], np.random.Generator], Batch]
 Loss = Callable[[Any, Batch], torch.Tensor]
 
 
@@ -86,7 +86,7 @@ class MuonAdamW(torch.optim.Optimizer):
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
 
-class _Schedule(Sampler[list[int]]):
+class _Schedule(Sampler[list[tuple[int, int]]]):
     """All batches of all epochs in one list, so that a resumed run skips exactly those it has done."""
 
     def __init__(self, lengths: Sequence[int], config: TrainingConfig, seed: int) -> None:
@@ -96,11 +96,28 @@ class _Schedule(Sampler[list[int]]):
             one = batches(lengths, config.token_budget, rng)
             self.plan.extend(one[: math.ceil(len(one) * min(1.0, config.epochs - epoch))])
 
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.plan)
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return ([(number, index) for index in batch] for number, batch in enumerate(self.plan))
 
     def __len__(self) -> int:
         return len(self.plan)
+
+
+class _Numbered(Dataset[tuple[int, Any]]):
+    """Items with the number of their batch, which seeds what collation draws.
+
+    The data loader reads ahead, so draws from the global generator would not be repeated by a resumed run.
+    """
+
+    def __init__(self, items: Sequence[Any]) -> None:
+        self.items = items
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[int, Any]:
+        number, index = key
+        return number, self.items[index]
+
+    def __len__(self) -> int:
+        return len(self.items)
 
 
 class _SessionTrainer(Trainer):
@@ -133,11 +150,17 @@ class _SessionTrainer(Trainer):
         return self._loss(model, inputs)
 
 
+def _last_checkpoint(folder: Path) -> str | None:
+    """Return the newest complete checkpoint: a kill while one is written leaves it without its last file, the state."""
+    complete = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    return str(max(complete, key=lambda path: int(path.name.split("-")[-1]))) if complete else None
+
+
 def train(
     model: PreTrainedModel,
     items: Sequence[Any],
     lengths: Sequence[int],
-    collate: Callable[[Sequence[Any]], Batch],
+    collate: Collate,
     loss: Loss,
     config: TrainingConfig,
     folder: Path,
@@ -151,7 +174,7 @@ def train(
         model: what is trained.
         items: training examples.
         lengths: tokens of each, for batching.
-        collate: examples -> tensors.
+        collate: (examples, generator for whatever it draws) -> tensors.
         loss: (model, tensors) -> scalar.
         config: how.
         folder: where checkpoints go; the same folder, items, configuration and seed resume exactly.
@@ -163,6 +186,10 @@ def train(
         `steps`, `loss` (mean over the run), `seconds`.
     """
     schedule = _Schedule(lengths, config, seed)
+
+    def numbered(chosen: Sequence[tuple[int, Any]]) -> Batch:
+        return collate([item for _, item in chosen], np.random.default_rng([seed, chosen[0][0]]))
+
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=1,
@@ -185,15 +212,14 @@ def train(
     trainer = _SessionTrainer(
         model=model,
         args=arguments,
-        train_dataset=items,
-        data_collator=collate,
+        train_dataset=_Numbered(items),
+        data_collator=numbered,
         schedule=schedule,
         loss=loss,
         config=config,
     )
-    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     model.train()
-    result = trainer.train(resume_from_checkpoint=last)
+    result = trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
     model.eval()
     return {
         "steps": float(result.global_step),

@@ -42,7 +42,9 @@ def build(kind: type[T], node: Any, where: str) -> T:
     """
     from omegaconf import OmegaConf
 
-    values: dict[str, Any] = dict(OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node)
+    values: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    if not isinstance(values, dict):
+        raise HandrailError(f"{where}={values!r}: expected options as {where}.NAME=…")
     hints = typing.get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for key in values:
@@ -74,7 +76,11 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, list | tuple):
             raise HandrailError(f"{where}={value!r}: expected a list")
         return tuple(_value(typing.get_args(hint)[0], item, f"{where}[{n}]") for n, item in enumerate(value))
-    if origin is dict or hint is Any:
+    if hint is Any:
+        return value
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise HandrailError(f"{where}={value!r}: expected {{name: value}}")
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

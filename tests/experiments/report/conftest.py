@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from handrail.experiments import offline
 
 TARGETS = (0.9, 0.95, 0.98, 0.99)
-METHODS = {"full": 2.6, "probe": 2.0, "tfidf": 1.5, "log_probability": 1.7, "entropy": 1.0}
+METHODS = {"full": 2.6, "probe": 2.0, "entropy": 1.0}
 """Method -> how far the scores of right and wrong suggestions are apart."""
 
 TABLES = {
@@ -55,7 +56,7 @@ def decisions(sessions: int, accuracy: float, rng: np.random.Generator) -> pd.Da
         frame[f"baseline_{name}_tool_correct"] = frame["tool_correct"] & (rng.random(n) < 0.5 + share / 2)
     for name, distance in METHODS.items():
         logit = distance * (correct - 0.5) * 1.6 + rng.normal(0, 1.0, n) + np.log(accuracy / (1 - accuracy))
-        score = -np.logaddexp(0, -logit) if name in ("log_probability", "entropy") else 1 / (1 + np.exp(-logit))
+        score = -np.logaddexp(0, -logit) if name == "entropy" else 1 / (1 + np.exp(-logit))
         frame[f"score_{name}"] = np.where(frame["critical"], score, np.nan)
     return frame
 
@@ -77,7 +78,7 @@ def write_run(folder: Path, sessions: int = 160, accuracy: float = 0.75) -> Path
         certificates[source] = offline.certificate_table(issued)
     examples = [
         {
-            "group": "worst confident errors" if i < 10 else "ran alone, rightly" if i < 15 else "handed to the operator",
+            "group": ("worst confident errors", "ran alone, rightly", "handed to the operator")[(i > 9) + (i > 14)],
             "title": f"{ISSUES[i % 6].replace('_', ' ')}, step {i}",
             "session_id": f"s{i:04d}",
             "step": i,
@@ -144,7 +145,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def make_run(tmp_path: Path, finished: Path) -> Callable[..., Path]:
     """Return a function that makes a run directory with the given files of `finished`, all by default."""
-    import shutil
 
     def make(*names: str) -> Path:
         folder = tmp_path / f"run{len(list(tmp_path.iterdir()))}"

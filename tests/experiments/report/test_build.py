@@ -13,7 +13,7 @@ import pytest
 
 from handrail.algorithms.bootstrap import Interval
 from handrail.envs.errors import HandrailError
-from handrail.experiments.report.build import Answer, build_report
+from handrail.experiments.report.build import SOURCES, Answer, build_report
 
 MakeRun = Callable[..., Path]
 
@@ -129,7 +129,7 @@ def test_the_headline_repeats_the_metrics(whole: tuple[Path, Page]) -> None:
     metrics = json.loads((folder / "metrics.json").read_text())
     for source in ("critic", "critic_recorded", "critic_recorded_draft"):
         coverage, precision = (metrics[f"{source}.full.certified.95.{key}"] for key in ("coverage", "precision"))
-        assert f"{100 * coverage:.1f} % of the critical steps could have run without the operator" in found.text
+        assert f"{100 * coverage:.1f} % {SOURCES[source].claim}, at a target of 95 % right ones" in found.text
         assert f"{100 * precision:.1f} % of them were right" in found.text
 
 
@@ -140,7 +140,7 @@ def test_steps_in_the_headline_are_counted_from_the_decisions(whole: tuple[Path,
     test = rows[(rows["split"] == "test") & rows["critical"]]
     ran = test[test["score_full"] >= threshold]
     assert (
-        f"{len(ran)} of {len(test)} steps; the operator did something else in {(~ran['correct']).sum()} of them"
+        f"{len(ran)} of {len(test)} critical steps; the operator did something else in {(~ran['correct']).sum()} of them"
         in found.text
     )
 
@@ -195,15 +195,14 @@ def test_baselines_and_slices_may_be_missing(make_run: MakeRun) -> None:
 
 
 def test_only_test_rows_as_evaluate_leaves_them(make_run: MakeRun) -> None:
-    folder = make_run()
-    for path in folder.glob("decisions*.parquet"):
-        rows = pd.read_parquet(path)
-        rows[rows["split"] == "test"].to_parquet(path)
-    assert page(folder).sections == SECTIONS
+    folder = make_run("certificates.json", "decisions.parquet")
+    rows = pd.read_parquet(folder / "decisions.parquet")
+    rows[rows["split"] == "test"].to_parquet(folder / "decisions.parquet")
+    assert page(folder).sections == ["answer", "curves", "reliability", "issues", "measured"]
 
 
 def test_what_cannot_be_certified_is_said(make_run: MakeRun) -> None:
-    folder = make_run()
+    folder = make_run("certificates.json", "decisions.parquet", "metrics.json")
     certificates = json.loads((folder / "certificates.json").read_text())
     for target in ("0.95", "0.98", "0.99"):
         certificates["critic"]["full"][target] |= {"threshold": None, "reason": f"cannot be certified: why {target}"}
@@ -242,14 +241,16 @@ def test_a_reached_precision_is_compared_with_its_target(precision: Interval, ou
 
 
 def test_texts_from_logs_cannot_become_markup(make_run: MakeRun) -> None:
-    folder = make_run()
+    folder = make_run(
+        "certificates.json", "config.yaml", "decisions.parquet", "examples.json", "provenance.json", "summary.json"
+    )
     evil = "<script>alert('x')</script>\"><img src=x>"
     examples = json.loads((folder / "examples.json").read_text())
     examples[0] |= {"title": evil, "suggestion": evil, "operator_did": evil, "verdict": "reject"}
     examples[0]["context"] = [{"who": evil, "text": evil}]
     examples[0]["group"] = evil
     (folder / "examples.json").write_text(json.dumps(examples))
-    edit(folder / "summary.json", question=evil, notes=[evil], data={"problems": {evil: 3}, "sessions": 4, "note": evil})
+    edit(folder / "summary.json", question=evil, notes=[evil], data={"problems": {evil: 3}, "note": evil})
     edit(folder / "provenance.json", argv=[evil], commit=evil)
     (folder / "config.yaml").write_text(evil)
     rows = pd.read_parquet(folder / "decisions.parquet")
@@ -291,7 +292,7 @@ def test_coverage_and_precision_of_an_issue_are_those_of_its_rows(make_run: Make
     certificates = {"critic": {"full": {"0.95": certificate}}, "deployed": {"critic": "full"}}
     (folder / "certificates.json").write_text(json.dumps(certificates))
     text = page(folder).text
-    assert "4 of 6 steps; the operator did something else in 1 of them" in text
+    assert "4 of 6 critical steps; the operator did something else in 1 of them" in text
     assert re.search(r"refund 6 4 1 66\.7 % \([\d.–]+\) 75\.0 %", text)
 
 

@@ -1,0 +1,85 @@
+"""What is visible at each operator step of a session, gathered in one walk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from handrail.envs.schema import Action, Arg, Event, Result, Session, Step, UIState
+
+Head = tuple[str, str]
+"""Tool and target of an action."""
+
+
+@dataclass
+class Moment:
+    """What an operator can know when about to act. Valid until the walk goes on.
+
+    Attributes:
+        session: the session; of it only `id`, `issue`, `operator` and `brief` may be read.
+        index: the step's position in the session.
+        state: the screen.
+        kind: of the last event: `customer`, `operator`, `system`, `result`, `nothing_found`, or `start`.
+        heads: what operators did so far.
+        customer: the customer's messages so far.
+        operator: the operator's and the system's messages so far.
+        results: the back end's answers so far.
+        submissions: for each form, what it was submitted with so far, each time with the number of customer messages
+            there were by then.
+    """
+
+    session: Session
+    index: int
+    state: UIState
+    kind: str = "start"
+    heads: list[Head] = field(default_factory=list)
+    customer: list[str] = field(default_factory=list)
+    operator: list[str] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
+    submissions: dict[str, list[tuple[dict[str, Arg], int]]] = field(default_factory=dict)
+
+    @property
+    def procedure(self) -> str:
+        """The open procedure, or the issue where none is open."""
+        return self.state.procedure or self.session.issue
+
+    def last_head(self, back: int = 1) -> Head:
+        """Return the head `back` actions ago, `("", "")` before the first."""
+        return self.heads[-back] if len(self.heads) >= back else ("", "")
+
+    def see(self, events: Sequence[Event]) -> None:
+        """Take in what became visible."""
+        for event in events:
+            if isinstance(event, Result):
+                self.results.append(event)
+                self.kind = "result" if event.item is not None else "nothing_found"
+            else:
+                (self.customer if event.role == "customer" else self.operator).append(event.text)
+                self.kind = event.role
+
+    def did(self, action: Action) -> None:
+        """Take in what the operator did."""
+        self.heads.append(head_of(action))
+        if action.tool == "submit_form":
+            self.submissions.setdefault(action.target, []).append((action.args, len(self.customer)))
+
+
+def head_of(action: Action) -> Head:
+    """Return tool and target."""
+    return action.tool, action.target
+
+
+def moments(session: Session) -> Iterator[tuple[Moment, Step]]:
+    """Yield what is visible at each operator step, with the step itself, of which only training may read more.
+
+    The moment is one object that grows: read it before the next is drawn.
+    """
+    if not session.steps:
+        return
+    moment = Moment(session, 0, session.steps[0].state)
+    for step in session.steps:
+        moment.index, moment.state = step.index, step.state
+        moment.see(step.events)
+        if step.actor == "operator":
+            yield moment, step
+            moment.did(step.action)
