@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from handrail.agents.policy import Policy
-from handrail.algorithms.sft import SFTConfig, fine_tune
-from handrail.algorithms.training import TrainingConfig
+from handrail.algorithms.config import SFTConfig, TrainingConfig
+from handrail.algorithms.sft import fine_tune
 from handrail.envs.schema import Session
 
 

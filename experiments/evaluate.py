@@ -43,9 +43,10 @@ def main(argv: Sequence[str]) -> int:
     from handrail.experiments.studies.star import SOURCES, TABLES, Study, bar
 
     trained = RunDirectory.open(options.run)
-    if "certify" not in trained.config or not trained.file(TABLES[SOURCES[0]]).is_file():
+    missing = [name for name in TABLES.values() if not trained.file(name).is_file()]
+    if "certify" not in trained.config or missing or not trained.done("suggestions"):
         raise HandrailError(
-            f"{trained.path} is no finished run of experiment=star: {TABLES[SOURCES[0]]} is missing; finish it with "
+            f"{trained.path} is no finished run of experiment=star or star_fast; name one, or finish this one with "
             f"handrail run experiment={trained.config.experiment.name} resume={trained.path}"
         )
     cfg = trained.config

@@ -81,7 +81,9 @@ def read_data(
         handled.update(getattr(reader, "counts", {}))
     kept = [s for s in found if all(s.tags.get(tag) == value for tag, value in where.items())]
     if not kept:
-        raise HandrailError(f"{path}: none of {units} units gave a session with {dict(where)}; look at its validation report")
+        raise HandrailError(
+            f"{path}: none of {units} units gave a session with {dict(where)}; look at its validation report"
+        )
     summary = {
         "path": Path(path).name,
         "units": units,
@@ -99,7 +101,9 @@ def read_data(
 
 def fingerprint(sessions: Iterable[Session]) -> str:
     """Return a hash of what was done in which session, whatever the order of sessions."""
-    rows = sorted(f"{s.id}\t{len(s.steps)}\t" + "\t".join(action_key(step.action) for step in s.steps) for s in sessions)
+    rows = sorted(
+        f"{s.id}\t{len(s.steps)}\t" + "\t".join(action_key(step.action) for step in s.steps) for s in sessions
+    )
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
 
 
@@ -179,7 +183,9 @@ def policy_metrics(frame: pd.DataFrame, rng: np.random.Generator) -> dict[str, f
 
     metrics: dict[str, float] = {"policy.steps": float(len(frame))}
     sessions = frame["session_id"].to_numpy()
-    names = sorted(c.removeprefix("baseline_").removesuffix("_tool_correct") for c in frame if c.endswith("_tool_correct"))
+    names = sorted(
+        c.removeprefix("baseline_").removesuffix("_tool_correct") for c in frame if c.endswith("_tool_correct")
+    )
     columns = {"policy.tool_accuracy": "tool_correct", "policy.action_accuracy": "correct"}
     for name in names:
         columns[f"baseline.{name}.tool_accuracy"] = f"baseline_{name}_tool_correct"
@@ -212,23 +218,20 @@ def verdict_frame(
 
     where = {session.id: name for name, members in splits.items() for session in members}
     frame = pd.DataFrame(
-        [
-            {
-                "session_id": case.session.id,
-                "step": case.step,
-                "issue": case.session.issue,
-                "split": where[case.session.id],
-                "tool": case.suggestion.tool,
-                "critical": True,
-                "correct": case.accepted,
-                "verdict": "accept" if case.accepted else "reject",
-                "kind": case.session.tags.get("kind", ""),
-                "operator": case.session.operator,
-                "suggestion": describe(case.suggestion, case.session, case.step),
-                "logged": describe(case.session.steps[case.step].action, case.session, case.step),
-            }
-            for case in cases
-        ]
+        {
+            "session_id": [case.session.id for case in cases],
+            "step": [case.step for case in cases],
+            "issue": [case.session.issue for case in cases],
+            "split": [where[case.session.id] for case in cases],
+            "tool": [case.suggestion.tool for case in cases],
+            "critical": True,
+            "correct": [case.accepted for case in cases],
+            "verdict": ["accept" if case.accepted else "reject" for case in cases],
+            "kind": [case.session.tags.get("kind", "") for case in cases],
+            "operator": [case.session.operator for case in cases],
+            "suggestion": [describe(case.suggestion, case.session, case.step) for case in cases],
+            "logged": [describe(case.session.steps[case.step].action, case.session, case.step) for case in cases],
+        }
     )
     return frame.assign(**{f"score_{name}": np.asarray(values, dtype=float) for name, values in scores.items()})
 
@@ -239,6 +242,7 @@ def verdict_metrics(
     test: pd.DataFrame,
     targets: Sequence[float],
     delta: float,
+    starts: Sequence[float],
     rng: np.random.Generator,
 ) -> tuple[dict[str, float], dict[str, dict[float, Certificate]]]:
     """Return the metrics of every score column under `prefix`, and the certificates of each.
@@ -258,10 +262,18 @@ def verdict_metrics(
             continue
         key = f"{prefix}.{name}"
         metrics |= selective_metrics(
-            key, known[column], known["correct"], new[column], new["correct"], new["session_id"].to_numpy(), rng,
+            key,
+            known[column],
+            known["correct"],
+            new[column],
+            new["correct"],
+            new["session_id"].to_numpy(),
+            rng,
             targets=targets,
         )
-        certificates[name] = certify_targets(known[column], known["correct"], targets=targets, delta=delta)
+        certificates[name] = certify_targets(
+            known[column], known["correct"], targets=targets, delta=delta, starts=starts
+        )
         metrics |= certified_metrics(
             key, certificates[name], new[column], new["correct"], new["session_id"].to_numpy(), rng
         )
@@ -306,13 +318,15 @@ def example_decisions(
     """
     known = {s.id: s for s in sessions}
     judged = frame[frame[column].notna()]
-    wrong = judged[~judged["correct"]].sort_values([column, "session_id", "step"], ascending=[False, True, True]).head(10)
+    wrong = (
+        judged[~judged["correct"]].sort_values([column, "session_id", "step"], ascending=[False, True, True]).head(10)
+    )
     bar = np.inf if threshold is None else threshold
     alone = judged[judged["correct"] & (judged[column] >= bar)]
     handed = judged[judged[column] < bar]
     groups = [("worst confident errors", wrong)]
     for title, rows in (("ran alone, rightly", alone), ("handed to the operator", handed)):
-        picks = rng.choice(len(rows), size=min(5, len(rows)), replace=False) if len(rows) else []
+        picks: Any = rng.choice(len(rows), size=min(5, len(rows)), replace=False) if len(rows) else []
         groups.append((title, rows.iloc[sorted(picks)]))
     found = []
     for title, rows in groups:

@@ -115,7 +115,7 @@ def fit(
     items = branch(policy, cases)
     labels = np.array([case.accepted for case in cases], dtype=np.float32)
 
-    def collate(chosen: Sequence[Branched], _: np.random.Generator | None = None) -> Batch:
+    def collate(chosen: Sequence[Branched], _: np.random.Generator) -> Batch:
         batch = tensors(chosen, policy)
         batch["rows"] = torch.tensor([row for row, item in enumerate(chosen) for _ in item.cases])
         batch["ends"] = torch.from_numpy(np.concatenate([item.ends - 1 for item in chosen]))

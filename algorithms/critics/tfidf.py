@@ -61,7 +61,7 @@ def columns(transcript: Transcript, cases: Sequence[Case], recent: int) -> list[
         before = [s.text for s in every[1:] if s.step < case.step or (s.step == case.step and not s.action)]
         head = case.suggestion.target or case.suggestion.tool
         last = before[-1] if before else every[0].text
-        paired = " ".join(f"{head}/{word}" for word in set(last.casefold().split()))
+        paired = " ".join(f"{head}/{word}" for word in sorted(set(last.casefold().split())))
         written = write_action(case.suggestion)
         found.append((f"{every[0].text} {written}", " ".join(before[-recent:]), f"{paired} {head}/", case.draft))
     return found

@@ -35,6 +35,7 @@ MUTED = "#6E6E6E"
 GRID = "#E4E4E4"
 
 _STYLE: Any = {
+    "text.parse_math": False,
     "svg.hashsalt": "handrail",
     "svg.fonttype": "none",
     "font.family": ["DejaVu Sans"],

@@ -1,4 +1,4 @@
-"""The main job: a policy and critics learned from logged sessions, and how much could have run alone, at which precision.
+"""The main job: a policy and critics from logged sessions; how much could have run alone, and at which precision.
 
 Stages, each skipped when a run is resumed: read and split the sessions; fine-tune the policy; fit the baselines;
 suggest on held-out sessions; learn critics from two sources of verdicts (the policy's suggestions replayed against the
@@ -25,7 +25,7 @@ from handrail.agents.transcript import Transcript, TranscriptConfig
 from handrail.algorithms.config import SFTConfig, TrainingConfig
 from handrail.algorithms.splits import split_sessions
 from handrail.envs import registry
-from handrail.envs.errors import HandrailError
+from handrail.envs.errors import HandrailError, nearest
 from handrail.envs.files import atomic_path, write_json
 from handrail.envs.schema import Session
 from handrail.experiments import offline
@@ -82,11 +82,13 @@ class Study:
         self.timings: dict[str, float] = {}
         self.data: dict[str, Any] = {}
         self.splits: dict[str, list[Session]] = {}
+        self._read_before: dict[tuple[str, int], Suggestion] = {}
 
     # ---- stages -------------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
         """Read the sessions and draw the splits; cheap enough to repeat when a run is resumed."""
+        self._check_names()
         data = self.cfg.data
         sessions, self.data = offline.read_data(
             data.source, data.path, data.options, data.where, bar("reading sessions")
@@ -104,7 +106,27 @@ class Study:
         self.run.add_provenance(data_fingerprint=mark)
         self.splits = split_sessions(sessions, data.splits, self.seed)
         sizes = ", ".join(f"{name} {len(members)}" for name, members in self.splits.items())
-        self.run.log.info("%d sessions, %d quarantined; splits by session: %s", len(sessions), self.data["quarantined"], sizes)
+        self.run.log.info(
+            "%d sessions, %d quarantined; splits by session: %s", len(sessions), self.data["quarantined"], sizes
+        )
+
+    def _check_names(self) -> None:
+        """Raise HandrailError for a name nobody knows, before hours of work."""
+        for package, kind, given in (
+            (CRITICS, "critic", self.cfg.critic),
+            (BASELINES, "baseline", self.cfg.baselines),
+            (CONFIDENCE, "confidence score", self.cfg.confidence),
+        ):
+            known = registry.names(package)
+            for name in map(str, given):
+                if name not in known:
+                    raise HandrailError(f"unknown {kind} {name!r}{nearest(name, known)}")
+        methods = [str(name) for name in (*self.cfg.critic, *self.cfg.confidence)]
+        if self.cfg.certify.method not in methods:
+            raise HandrailError(
+                f"certify.method={self.cfg.certify.method!r} is none of this run's critics and confidence scores"
+                f"{nearest(str(self.cfg.certify.method), methods)}"
+            )
 
     def train_policy(self) -> None:
         """Fine-tune the policy on the training split."""
@@ -129,7 +151,6 @@ class Study:
         policy.save(self.run.checkpoints / "policy")
         self.run.write_metrics(
             {
-                "train.sft.loss": result["loss"],
                 "train.sft.steps": result["steps"],
                 "train.sft.tokens": result["tokens"],
                 "train.policy_parameters": float(parameters),
@@ -207,28 +228,43 @@ class Study:
 
     def judge(self, source: str, cases: list[Case]) -> Judged:
         """Score cases with every critic and confidence proxy."""
-        from handrail.agents.assess import assess
-        from handrail.agents.decoding import Decoder
-
         scores: dict[str, list[float]] = {}
+        if not cases:
+            return Judged([], {name: [] for name in (*map(str, self.cfg.critic), *self.proxies)})
         for name in map(str, self.cfg.critic):
             module = registry.load(CRITICS, name, "critic")
             shared = name in self.cfg.critics_share_views and source == "critic_recorded_draft"
             critic = module.load(self.policy, self._critic_folder("critic_recorded" if shared else source, name))
             scores[name] = critic.score(cases).tolist()
         if source != "critic":
-            readings = assess(Decoder(self.policy, self.cfg.constrained), cases, bar("reading suggestions"))
+            made = self._confidences(cases)
             for name, score in self.proxies.items():
-                scores[name] = [score(reading.suggestion) for reading in readings]
+                scores[name] = [score(suggestion) for suggestion in made]
         return Judged(cases, scores)
+
+    def _confidences(self, cases: Sequence[Case]) -> list[Suggestion]:
+        """Return the policy's confidence in recorded suggestions; both settings judge the same ones."""
+        from handrail.agents.assess import assess
+        from handrail.agents.decoding import Decoder
+
+        keys = [(case.session.id, case.step) for case in cases]
+        if any(key not in self._read_before for key in keys):
+            readings = assess(Decoder(self.policy, self.cfg.constrained), cases, bar("reading suggestions"))
+            self._read_before = {key: r.suggestion for key, r in zip(keys, readings, strict=True)}
+        return [self._read_before[key] for key in keys]
 
     @property
     def proxies(self) -> dict[str, Callable[[Suggestion], float]]:
         """Name -> confidence proxy."""
         return {n: registry.load(CONFIDENCE, n, "confidence score").score for n in self.cfg.confidence}
 
-    def table(self, source: str, splits: Mapping[str, Sequence[Session]], suggestions: Sequence[Suggestion],
-              baselines: Mapping[str, Sequence[Suggestion]]) -> pd.DataFrame:
+    def table(
+        self,
+        source: str,
+        splits: Mapping[str, Sequence[Session]],
+        suggestions: Sequence[Suggestion],
+        baselines: Mapping[str, Sequence[Suggestion]],
+    ) -> pd.DataFrame:
         """Return the decision table of one source of verdicts on the given sessions."""
         sessions = [s for members in splits.values() for s in members]
         if source != "critic":
@@ -243,8 +279,14 @@ class Study:
             columns[f"score_{name}"][rows] = values
         return frame.assign(**columns)
 
-    def report(self, target: RunDirectory, tables: Mapping[str, pd.DataFrame], calibration: Mapping[str, pd.DataFrame],
-               sessions: Sequence[Session], notes: Sequence[str] = ()) -> None:
+    def report(
+        self,
+        target: RunDirectory,
+        tables: Mapping[str, pd.DataFrame],
+        calibration: Mapping[str, pd.DataFrame],
+        sessions: Sequence[Session],
+        notes: Sequence[str] = (),
+    ) -> None:
         """Write metrics, decisions, certificates, examples and the report of test rows.
 
         Args:
@@ -265,7 +307,7 @@ class Study:
             if test.empty:
                 continue
             found, issued = offline.verdict_metrics(
-                source, calibration[source], test, cfg.certify.targets, cfg.certify.delta, rng
+                source, calibration[source], test, cfg.certify.targets, cfg.certify.delta, cfg.certify.starts, rng
             )
             metrics |= found
             certificates[source] = offline.certificate_table(issued)
@@ -281,7 +323,8 @@ class Study:
                 frame.to_parquet(path)
         write_json(target.file("certificates.json"), certificates)
         deployed = f"score_{cfg.certify.method}"
-        threshold = certificates["critic"][cfg.certify.method][str(cfg.certify.targets[1])]["threshold"]
+        main = 0.95 if 0.95 in cfg.certify.targets else min(cfg.certify.targets)
+        threshold = certificates["critic"][cfg.certify.method][str(main)]["threshold"]
         write_json(
             target.file("examples.json"),
             offline.example_decisions(tests["critic"], sessions, deployed, threshold, rng),
@@ -353,4 +396,3 @@ def run(cfg: DictConfig, run: RunDirectory) -> None:
     study.timings["evaluation"] = round(time.monotonic() - started, 1)
     calibration = {source: frame[frame["split"] == "calibration"] for source, frame in tables.items()}
     study.report(run, tables, calibration, study.splits["test"])
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handrail.algorithms.splits import split_sessions
@@ -21,6 +21,7 @@ def ids(splits: dict[str, list[Session]]) -> dict[str, list[str]]:
     return {name: [session.id for session in members] for name, members in splits.items()}
 
 
+@settings(deadline=None)
 @given(st.integers(13, 200), st.integers(0, 2**32 - 1), st.randoms(use_true_random=False))
 def test_every_session_is_in_one_split_whatever_the_order(count: int, seed: int, order) -> None:  # type: ignore[no-untyped-def]
     given_sessions = sessions(count)

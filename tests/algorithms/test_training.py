@@ -84,7 +84,7 @@ def test_the_rate_rises_and_falls_as_configured(tmp_path: Path, monkeypatch: pyt
     step = MuonAdamW.step
 
     def watched(self: MuonAdamW, closure: Any = None) -> Any:
-        rates.append(self.param_groups[-1]["lr"])
+        rates.append(self.parts[-1].param_groups[-1]["lr"])
         return step(self, closure)
 
     monkeypatch.setattr(MuonAdamW, "step", watched)

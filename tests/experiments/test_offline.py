@@ -89,10 +89,6 @@ def test_the_context_of_a_step_ends_before_its_action() -> None:
         shown = json.dumps(offline.context_of(SESSION, step, entries=99))
         assert "DRAFT" not in shown
         assert "SECRET" not in shown
-        later = json.dumps([offline.describe(s.action, SESSION, s.index) for s in STEPS[step:]])
-        assert not any(
-            entry["text"] in later for entry in offline.context_of(SESSION, step) if entry["who"] != "customer"
-        )
 
 
 def test_the_fingerprint_tells_what_was_done_and_not_in_which_order_sessions_come() -> None:
@@ -259,8 +255,10 @@ def test_thresholds_come_from_calibration_alone() -> None:
     scores = rng.choice([0.1, 0.9, np.nan], size=60, p=[0.4, 0.5, 0.1]).tolist()
     new = judged("t", scores, (rng.random(60) < 0.5).tolist())
     flipped = new.assign(correct=~new["correct"])
-    found, issued = offline.verdict_metrics("p", known, new, (0.9, 0.95), 0.05, np.random.default_rng(0))
-    other, issued_again = offline.verdict_metrics("p", known, flipped, (0.9, 0.95), 0.05, np.random.default_rng(0))
+    found, issued = offline.verdict_metrics("p", known, new, (0.9, 0.95), 0.05, (0.1,), np.random.default_rng(0))
+    other, issued_again = offline.verdict_metrics(
+        "p", known, flipped, (0.9, 0.95), 0.05, (0.1,), np.random.default_rng(0)
+    )
     assert issued == issued_again
     assert issued["m"][0.95].threshold == found["p.m.certified.95.threshold"] == 0.9
     assert found["p.m.coverage_at_precision_95.threshold"] == other["p.m.coverage_at_precision_95.threshold"] == 0.9
@@ -270,7 +268,7 @@ def test_thresholds_come_from_calibration_alone() -> None:
     assert found["p.m.certified.95.precision"] == pytest.approx(seen["correct"][confident].mean())
     assert other["p.m.certified.95.precision"] == pytest.approx(1 - seen["correct"][confident].mean())
     worse = known.assign(correct=~known["correct"])
-    _, refused = offline.verdict_metrics("p", worse, new, (0.9, 0.95), 0.05, np.random.default_rng(0))
+    _, refused = offline.verdict_metrics("p", worse, new, (0.9, 0.95), 0.05, (0.1,), np.random.default_rng(0))
     assert refused["m"][0.95].threshold is None
     table = offline.certificate_table(refused)
     assert json.loads(json.dumps(table, allow_nan=False))["m"]["0.95"]["threshold"] is None

@@ -73,7 +73,7 @@ def write_run(folder: Path, sessions: int = 160, accuracy: float = 0.75) -> Path
         calibration, test = (frame[frame["split"] == split] for split in ("calibration", "test"))
         if source == "critic":
             metrics |= offline.policy_metrics(test, rng)
-        found, issued = offline.verdict_metrics(source, calibration, test, TARGETS, 0.05, rng)
+        found, issued = offline.verdict_metrics(source, calibration, test, TARGETS, 0.05, (0.1,), rng)
         metrics |= found
         certificates[source] = offline.certificate_table(issued)
     examples = [

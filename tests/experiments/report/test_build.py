@@ -139,10 +139,8 @@ def test_steps_in_the_headline_are_counted_from_the_decisions(whole: tuple[Path,
     threshold = json.loads((folder / "certificates.json").read_text())["critic"]["full"]["0.95"]["threshold"]
     test = rows[(rows["split"] == "test") & rows["critical"]]
     ran = test[test["score_full"] >= threshold]
-    assert (
-        f"{len(ran)} of {len(test)} critical steps; the operator did something else in {(~ran['correct']).sum()} of them"
-        in found.text
-    )
+    wrong = (~ran["correct"]).sum()
+    assert f"{len(ran)} of {len(test)} critical steps; the operator did something else in {wrong} of them" in found.text
 
 
 def test_policy_and_baselines_are_ranked_with_their_differences(whole: tuple[Path, Page]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import os
@@ -89,7 +90,7 @@ def test_the_files_of_a_run(finished: RunDirectory) -> None:
     assert finished.config.policy.hidden_size == 32
     assert {"commit", "dirty", "versions", "seed", "data_fingerprint", "finished"} <= set(finished.provenance)
     assert finished.provenance["seed"] == 3
-    report = finished.file("report.html").read_text()
+    report = html.unescape(finished.file("report.html").read_text())
     assert finished.config.experiment.question in " ".join(report.split())
     examples = loaded(finished, "examples.json")
     assert examples[0]["group"] == "worst confident errors"
@@ -180,7 +181,7 @@ def test_a_run_that_was_stopped_cannot_be_evaluated_and_resumed_gives_the_same_m
     stopped = RunDirectory.open(out)
     assert set(loaded(stopped, "stages.json")) == {"policy", "baselines", "suggestions", SOURCES[0]}
     with pytest.raises(
-        HandrailError, match=r"no finished run of experiment=star.*finish it with handrail run .*resume="
+        HandrailError, match=r"no finished run of experiment=star.*finish this one with handrail run .*resume="
     ):
         evaluate.main([f"run={out}", f"data.path={desk}", f"out={tmp_path / 'none'}"])
     assert not (tmp_path / "none").exists()
