@@ -77,6 +77,13 @@ class TranscriptConfig:
     replies: bool = False
     result_fields: int = 16
 
+    def __post_init__(self) -> None:
+        if self.window < 1 or self.result_fields < 0:
+            raise HandrailError(
+                f"transcript.window={self.window}, transcript.result_fields={self.result_fields}: expected at least 1 "
+                "entry and at least 0 fields"
+            )
+
 
 @dataclass(frozen=True)
 class Span:

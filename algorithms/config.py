@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from handrail.envs.errors import HandrailError
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -52,3 +54,10 @@ class SFTConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     context_weight: float = 0.1
     context_share: float = 0.25
+
+    def __post_init__(self) -> None:
+        if not 0 < self.context_share <= 1 or self.context_weight < 0:
+            raise HandrailError(
+                f"sft.context_share={self.context_share}, sft.context_weight={self.context_weight}: expected a share "
+                "in (0, 1] and a weight of at least 0; context_weight=0 learns from actions alone"
+            )

@@ -41,11 +41,16 @@ class MuonAdamW(torch.optim.Optimizer):
     def __init__(self, model: torch.nn.Module, config: TrainingConfig) -> None:
         matrices: list[torch.nn.Parameter] = []
         others: list[torch.nn.Parameter] = []
-        embeddings = {id(p) for m in model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
-        for parameter in model.parameters():
+        vocabulary = [m for m in model.modules() if isinstance(m, torch.nn.Embedding)]
+        if hasattr(model, "get_output_embeddings") and model.get_output_embeddings() is not None:
+            vocabulary.append(model.get_output_embeddings())
+        outer = {id(p) for m in vocabulary for p in m.parameters()}
+        for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                inner = parameter.ndim == 2 and id(parameter) not in embeddings and min(parameter.shape) > 1
-                (matrices if inner else others).append(parameter)
+                # peft keeps trained rows of an embedding apart from it, under this name.
+                row_of_embedding = "trainable_tokens" in name
+                inner = parameter.ndim == 2 and id(parameter) not in outer and min(parameter.shape) > 1
+                (matrices if inner and not row_of_embedding else others).append(parameter)
         self.parts: list[torch.optim.Optimizer] = []
         if config.optimizer == "muon":
             self.parts.append(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 KEYS = ("train.packed_vs_stepwise",)
 SESSIONS, HELD_OUT = 500, 100
-ROUNDS, PATIENCE = 10, 15
+ROUNDS, PATIENCE = 6, 6
 
 
 def measure(options: Options) -> Iterator[Measurement | Skipped]:

@@ -374,3 +374,9 @@ def test_planted_leaks_are_not_read(serialisation: Any, at: int) -> None:
     for index in range(3):
         everything = everything.replace(f"LEAK_action_{index}", "")
     assert "LEAK" not in everything
+
+
+@pytest.mark.parametrize("wrong", [{"window": 0}, {"result_fields": -1}])
+def test_impossible_limits_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(HandrailError, match=next(iter(wrong))):
+        TranscriptConfig(**wrong)

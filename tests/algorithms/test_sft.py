@@ -95,3 +95,9 @@ def test_the_summary_counts(tmp_path: Path) -> None:
     assert (summary["steps"], summary["sessions"], summary["tokens"]) == (3.0, 3.0, float(tokens))
     assert summary["loss"] == pytest.approx(np.log(len(policy.tokenizer)), rel=0.2)
     assert not policy.model.training
+
+
+@pytest.mark.parametrize("wrong", [{"context_share": 0.0}, {"context_share": 1.5}, {"context_weight": -0.1}])
+def test_impossible_weights_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(HandrailError, match=next(iter(wrong))):
+        SFTConfig(**wrong)
