@@ -41,9 +41,10 @@ class MuonAdamW(torch.optim.Optimizer):
     def __init__(self, model: torch.nn.Module, config: TrainingConfig) -> None:
         matrices: list[torch.nn.Parameter] = []
         others: list[torch.nn.Parameter] = []
-        vocabulary = [m for m in model.modules() if isinstance(m, torch.nn.Embedding)]
-        if hasattr(model, "get_output_embeddings") and model.get_output_embeddings() is not None:
-            vocabulary.append(model.get_output_embeddings())
+        vocabulary: list[torch.nn.Module] = [m for m in model.modules() if isinstance(m, torch.nn.Embedding)]
+        find_head: Any = getattr(model, "get_output_embeddings", lambda: None)
+        if (head := find_head()) is not None:
+            vocabulary.append(head)
         outer = {id(p) for m in vocabulary for p in m.parameters()}
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
