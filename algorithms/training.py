@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import Trainer, TrainingArguments
+from transformers import ProgressCallback, Trainer, TrainingArguments
 
 from handrail.agents.encoding import batches
 from handrail.algorithms.config import TrainingConfig
@@ -156,6 +156,15 @@ class _SessionTrainer(Trainer):
         return self._loss(model, inputs)
 
 
+class _Bar(ProgressCallback):
+    """The progress bar with the last loss beside it; standard output stays free for results."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        bar: Any = self.training_bar
+        if bar is not None and "loss" in (logs or {}):
+            bar.set_postfix(loss=logs["loss"])
+
+
 def _last_checkpoint(folder: Path) -> str | None:
     """Return the newest complete checkpoint: a kill while one is written leaves it without its last file, the state."""
     complete = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
@@ -224,6 +233,8 @@ def train(
         loss=loss,
         config=config,
     )
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(_Bar)
     model.train()
     result = trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
     model.eval()
