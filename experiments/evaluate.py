@@ -73,8 +73,9 @@ def main(argv: Sequence[str]) -> int:
             raise HandrailError(f"every session under {options.path} is one the run has learned from or calibrated on")
         study.splits = {"test": fresh}
         target.add_provenance(data_fingerprint=offline.fingerprint(fresh), evaluated_run=str(trained.path))
-        suggestions = study.policy_suggestions(fresh)
-        baselines = study.baseline_suggestions(fresh)
+        alone = study.suggestions_alone(fresh)
+        suggestions = study.reranked(fresh, alone)
+        baselines = study.compared(alone, study.baseline_suggestions(fresh))
         tables = {source: study.table(source, study.splits, suggestions, baselines) for source in SOURCES}
         study.timings = {"evaluation": round(time.monotonic() - started, 1)}
         before = {source: pd.read_parquet(trained.file(TABLES[source])) for source in SOURCES}

@@ -164,6 +164,13 @@ class ArgumentFiller:
                 args[control.id] = candidates[source]
         return args, chances
 
+    def chance(self, moment: Moment, form: str, control: Control, value: Arg) -> float:
+        """Return the chance that `value` of a field is right, 0 if it is no candidate."""
+        candidates = self._candidates(moment, form, control)
+        key = _key(value)
+        chances = self._chances(moment, form, control, candidates)
+        return max((chance for source, chance in chances.items() if _key(candidates[source]) == key), default=0.0)
+
     def _learn_values(self, sessions: Sequence[Session]) -> None:
         self._fields, self._texts = {}, Counter()
         self._frequent = defaultdict(Counter)
@@ -241,13 +248,18 @@ class ArgumentFiller:
 
     def _choose(self, moment: Moment, form: str, control: Control, candidates: dict[str, Arg]) -> tuple[str, float]:
         """Return the candidate most often right and its chance."""
+        chances = self._chances(moment, form, control, candidates)
+        best = max(chances, key=lambda source: chances[source])
+        return best, chances[best]
+
+    def _chances(self, moment: Moment, form: str, control: Control, candidates: dict[str, Arg]) -> dict[str, float]:
+        """Return how often each candidate was right in training submissions like this one."""
         chances = dict.fromkeys(candidates, 1.0 / len(candidates))
         for context in reversed(list(self._contexts(moment, form, control, candidates))):
             tried, right = self._tried[context], self._right.get(context, Counter())
             for source in chances:
                 chances[source] = (right[source] + _SMOOTHING * chances[source]) / (tried + _SMOOTHING)
-        best = max(chances, key=lambda source: chances[source])
-        return best, chances[best]
+        return chances
 
     @staticmethod
     def _value_contexts(moment: Moment, form: str, control: Control) -> Iterator[Hashable]:

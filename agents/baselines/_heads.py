@@ -69,15 +69,24 @@ class HeadBaseline(ABC):
         """Yield the probabilities of `self.heads`, shape (n,), at each operator step."""
 
     def _suggest(self, moment: Moment, scores: NDArray[np.float64]) -> Suggestion:
-        offered, position = self._offers(moment.state.controls)
+        offered, shares = self.shares(moment, scores)
         if not offered:
             best = int(scores.argmax())
             return _suggestion(moment, Action(*self.heads[best]), scores / scores.sum(), [])
-        weights = np.where(position >= 0, scores[position], 0.0) + _FLOOR
-        best = int(weights.argmax())
+        best = int(shares.argmax())
         args, chances = self.fill(moment, offered[best])
         action = Action(offered[best].tool, offered[best].target, args)
-        return _suggestion(moment, action, weights / weights.sum(), chances)
+        return _suggestion(moment, action, shares, chances)
+
+    def shares(self, moment: Moment, scores: NDArray[np.float64]) -> tuple[list[Offer], NDArray[np.float64]]:
+        """Return what the screen offers and the probability of each, shape (n,), given those of `self.heads`."""
+        offered, position = self._offers(moment.state.controls)
+        weights = np.where(position >= 0, scores[position], 0.0) + _FLOOR
+        return offered, weights / weights.sum()
+
+    def chance(self, moment: Moment, form: str, field: Control, value: Arg) -> float:
+        """Return the chance that a value of a form's field is right, 0 for one that was not thought of."""
+        return self._filler.chance(moment, form, field, value)
 
     def fill(self, moment: Moment, offer: Offer) -> tuple[dict[str, Arg], list[float]]:
         """Return arguments for a chosen offer and the chance that each is right."""

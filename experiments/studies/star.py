@@ -51,6 +51,9 @@ TABLES = {
 }
 """Source of verdicts -> the file of its decision table."""
 
+WEIGHTS = ("policy", "head", "fields")
+"""Names of the experts that reranking weighs."""
+
 _HELD_OUT = ("calibration", "test")
 
 
@@ -122,6 +125,11 @@ class Study:
                 if name not in known:
                     raise HandrailError(f"unknown {kind} {name!r}{nearest(name, known)}")
         methods = [str(name) for name in (*self.cfg.critic, *self.cfg.confidence)]
+        if self.cfg.rerank is not None and self.cfg.rerank not in self.cfg.baselines:
+            raise HandrailError(
+                f"rerank={self.cfg.rerank!r} is none of this run's baselines ({', '.join(self.cfg.baselines)})"
+                f"{nearest(str(self.cfg.rerank), list(self.cfg.baselines))}; rerank=null leaves the policy alone"
+            )
         if self.cfg.certify.method not in methods:
             raise HandrailError(
                 f"certify.method={self.cfg.certify.method!r} is none of this run's critics and confidence scores"
@@ -171,10 +179,28 @@ class Study:
     def suggest(self) -> None:
         """Let policy and baselines suggest at every step of the sessions the policy has not seen."""
         held_out = [s for name in ("feedback", *_HELD_OUT) for s in self.splits[name]]
-        self._write("suggestions.json", self.policy_suggestions(held_out))
+        alone = self.suggestions_alone(held_out)
+        self._write("suggestions_alone.json", alone)
+        if self.cfg.rerank is not None:
+            self._fit_rerank(alone)
+        self._write("suggestions.json", self.reranked(held_out, alone))
         judged = [s for name in _HELD_OUT for s in self.splits[name]]
         for name, made in self.baseline_suggestions(judged).items():
             self._write(f"suggestions_{name}.json", made)
+
+    def _fit_rerank(self, alone: Sequence[Suggestion]) -> None:
+        """Weigh policy and baseline against each other on the feedback split."""
+        from handrail.agents.decoding import Decoder
+        from handrail.agents.rerank import Reranker
+
+        feedback = self.splits["feedback"]
+        known = {session.id for session in feedback}
+        reranker = Reranker(Decoder(self.policy, self.cfg.constrained), self._baseline(self.cfg.rerank))
+        weights = reranker.fit(
+            feedback, [s for s in alone if s.session_id in known], bar("weighing candidates")
+        ).tolist()
+        write_json(self.run.checkpoints / "rerank.json", dict(zip(WEIGHTS, weights, strict=True)))
+        self.run.log.info("rerank: weights of %s", ", ".join(f"{w:.2f}" for w in weights))
 
     def fit_critics(self, source: str) -> None:
         """Learn each critic from one source of verdicts."""
@@ -207,19 +233,36 @@ class Study:
             policy.model.to("cuda")  # type: ignore[arg-type]
         return policy
 
-    def policy_suggestions(self, sessions: Sequence[Session]) -> list[Suggestion]:
-        """Return what the policy would do at each operator step."""
+    def suggestions_alone(self, sessions: Sequence[Session]) -> list[Suggestion]:
+        """Return what the policy would do at each operator step, without a second reader."""
         from handrail.agents.decoding import Decoder
 
         return Decoder(self.policy, self.cfg.constrained).suggest(sessions, bar("suggesting"))
 
+    def reranked(self, sessions: Sequence[Session], alone: Sequence[Suggestion]) -> list[Suggestion]:
+        """Return what policy and second reader would do together; `alone` if the run has no second reader."""
+        from handrail.agents.decoding import Decoder
+        from handrail.agents.rerank import Reranker
+
+        if self.cfg.rerank is None:
+            return list(alone)
+        weights = msgspec.json.decode((self.run.checkpoints / "rerank.json").read_bytes(), type=dict[str, float])
+        decoder = Decoder(self.policy, self.cfg.constrained)
+        reranker = Reranker(decoder, self._baseline(self.cfg.rerank), [weights[name] for name in WEIGHTS])
+        return reranker.rerank(sessions, alone, bar("weighing candidates"))
+
     def baseline_suggestions(self, sessions: Sequence[Session]) -> dict[str, list[Suggestion]]:
         """Return what each baseline would do at each operator step."""
-        found = {}
-        for name in self.cfg.baselines:
-            path = self.run.checkpoints / "baselines" / f"{name}.pkl"
-            found[name] = pickle.loads(path.read_bytes()).suggest(sessions)
-        return found
+        return {name: self._baseline(name).suggest(sessions) for name in self.cfg.baselines}
+
+    def compared(
+        self, alone: Sequence[Suggestion], baselines: Mapping[str, Sequence[Suggestion]]
+    ) -> dict[str, Sequence[Suggestion]]:
+        """Return what the policy is compared with: the baselines and, if it has a second reader, itself without."""
+        return dict(baselines) if self.cfg.rerank is None else {**baselines, "without_rerank": alone}
+
+    def _baseline(self, name: str) -> Any:
+        return pickle.loads((self.run.checkpoints / "baselines" / f"{name}.pkl").read_bytes())
 
     def replayed(self, sessions: Sequence[Session]) -> list[Case]:
         """Return the policy's suggestions on critical steps of held-out sessions, with the log's verdicts."""
@@ -389,10 +432,10 @@ def run(cfg: DictConfig, run: RunDirectory) -> None:
     started = time.monotonic()
     splits = {name: study.splits[name] for name in _HELD_OUT}
     baselines = {name: study._read(f"suggestions_{name}.json") for name in cfg.baselines}
-    suggestions = study._read("suggestions.json")
     held_out = {s.id for members in splits.values() for s in members}
-    made = [s for s in suggestions if s.session_id in held_out]
-    tables = {source: study.table(source, splits, made, baselines) for source in SOURCES}
+    made = [s for s in study._read("suggestions.json") if s.session_id in held_out]
+    compared = study.compared(study._read("suggestions_alone.json"), baselines)
+    tables = {source: study.table(source, splits, made, compared) for source in SOURCES}
     study.timings["evaluation"] = round(time.monotonic() - started, 1)
     calibration = {source: frame[frame["split"] == "calibration"] for source, frame in tables.items()}
     study.report(run, tables, calibration, study.splits["test"])
