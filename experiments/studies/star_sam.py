@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from omegaconf import DictConfig
 
+    from handrail.agents.policy import Policy
+
 BASELINES = "handrail.agents.baselines"
 CONFIDENCE = "handrail.agents.confidence"
 QUERIES = ("query", "query_check", "query_book")
@@ -257,6 +259,8 @@ class Study:
         run.add_provenance(data_fingerprint=mark)
         run.log.info("%d of %d sessions are strictly happy and have targets", len(self.sessions), len(read))
         known = sorted({s.tags["domain"] for s in self.sessions})
+        if cfg.rerank is not None and cfg.rerank not in cfg.baselines:
+            raise HandrailError(f"rerank={cfg.rerank!r} is none of this run's baselines ({', '.join(cfg.baselines)})")
         self.domains: list[str] = known if cfg.lodo.domains == "all" else list(cfg.lodo.domains or [])
 
     def splits(self) -> dict[str, tuple[list[Session], list[Session]]]:
@@ -266,13 +270,22 @@ class Study:
 
     def evaluate(self, split: str, train: Sequence[Session], test: Sequence[Session]) -> pd.DataFrame:
         """Fit policy and baselines on `train` and return their decisions on `test`."""
-        baselines = {}
-        for name in self.cfg.baselines:
-            baseline = registry.load(BASELINES, name, "baseline").Baseline()
+        from handrail.agents.decoding import Decoder
+        from handrail.agents.rerank import Reranker
+
+        fitted = {str(n): registry.load(BASELINES, n, "baseline").Baseline() for n in self.cfg.baselines}
+        for baseline in fitted.values():
             baseline.fit(train, self.seed)
-            baselines[str(name)] = baseline.suggest(test)
+        compared = {name: baseline.suggest(test) for name, baseline in fitted.items()}
+        decoder = Decoder(self._policy(split, train))
+        made = decoder.suggest(test, _bar("suggesting"))
+        if self.cfg.rerank is not None:
+            compared["without_rerank"] = made
+            # The protocol leaves no split to fit weights on.
+            reranker = Reranker(decoder, fitted[self.cfg.rerank], [1.0, 1.0, 1.0])
+            made = reranker.rerank(test, made, _bar("weighing candidates"))
         proxies = {n: registry.load(CONFIDENCE, n, "confidence score").score for n in self.cfg.confidence}
-        return decisions(split, test, self._policy(split, train, test), baselines, proxies)
+        return decisions(split, test, made, compared, proxies)
 
     def table(self, split: str) -> pd.DataFrame:
         """Read the decisions of a finished split."""
@@ -290,27 +303,28 @@ class Study:
         self.run.log.info("%s: %d training and %d test sessions; accuracy: %s", split, len(train), len(test), text)
         self.run.mark(split, train=len(train), test=len(test))
 
-    def _policy(self, split: str, train: Sequence[Session], test: Sequence[Session]) -> list[Suggestion]:
+    def _policy(self, split: str, train: Sequence[Session]) -> Policy:
         import torch
         from omegaconf import OmegaConf
 
-        from handrail.agents.decoding import Decoder
         from handrail.agents.policy import build_policy
         from handrail.algorithms.sft import fine_tune
 
         cfg = self.cfg
-        written = cfg.transcript if split == "standard" else OmegaConf.merge(cfg.transcript, cfg.lodo.transcript)
+        written, learned = cfg.transcript, cfg.sft
+        if split != "standard":
+            written, learned = (OmegaConf.merge(cfg[key], cfg.lodo[key]) for key in ("transcript", "sft"))
         transcript = Transcript(build(TranscriptConfig, written, "transcript"))
         texts = ["".join(span.text for span in transcript.spans(session)) for session in train]
         policy = build_policy(build(PolicyConfig, cfg.policy, "policy"), transcript, texts, self.seed)
         folder = self.run.checkpoints / split
         tracking = "none" if cfg.tracking.mode == "none" else "wandb"
-        fine_tune(policy, train, build(SFTConfig, cfg.sft, "sft"), folder / "sft", self.seed, tracking)
+        fine_tune(policy, train, build(SFTConfig, learned, "sft"), folder / "sft", self.seed, tracking)
         policy.save(folder / "policy")
         shutil.rmtree(folder / "sft", ignore_errors=True)
         if torch.cuda.is_available():
             policy.model.to("cuda")  # type: ignore[arg-type]
-        return Decoder(policy).suggest(test, _bar("suggesting"))
+        return policy
 
     def _file(self, split: str) -> Path:
         return self.run.checkpoints / f"decisions_{split}.parquet"
