@@ -44,7 +44,9 @@ class Grammar:
         self._options: dict[int, Trie | None] = {}
         for offer in offers(controls):
             text = f"{offer.tool} {escape(offer.target)}" if offer.target else offer.tool
-            _insert(self.heads, self._tokens(text), offer.fields)
+            # Operators leave required fields of forms empty; any other action needs what it requires.
+            must = offer.tool != "submit_form" and any(field.required for field in offer.fields)
+            _insert(self.heads, self._tokens(text), (offer.fields, must))
 
     def _tokens(self, text: str) -> list[int]:
         return self._encoder.tokens(IS + text)[1:]
@@ -96,8 +98,7 @@ class Cursor:
             ids.append(grammar.json)
         if _DONE in self._node:
             if self._phase == "head":
-                fields = self._node[_DONE]
-                must = any(field.required for field in fields) and fields and fields[0].id == "text"
+                fields, must = self._node[_DONE]
                 ids.extend([grammar.field] if must else [grammar.end, grammar.field] if fields else [grammar.end])
             elif self._phase == "name":
                 ids.append(grammar.value)
@@ -120,7 +121,7 @@ class Cursor:
             self.done = True
         elif token == grammar.field:
             if self._phase == "head":
-                self._fields, self._next = self._node[_DONE], 0
+                self._fields, self._next = self._node[_DONE][0], 0
             self._phase, self._node = "name", grammar.names(self._fields, self._next)
         elif token == grammar.value and self._phase == "name":
             position = self._node[_DONE]

@@ -43,7 +43,8 @@ def offers(controls: tuple[Control, ...]) -> list[Offer]:
         elif control.kind == "message_box":
             fields = _TEXT
         elif control.kind == "table":
-            fields = _ITEM
+            rows = (Control("item", "select", options=control.options, required=True),)
+            fields = rows if control.options else _ITEM
         elif _TOOL[control.kind] == "set_field":
             fields = (Control("value", control.kind, options=control.options, required=True),)
         else:
