@@ -26,9 +26,8 @@ $(STAMP): pyproject.toml constraints.txt
 
 install: $(STAMP) ## create .venv and install the tested set
 
-run: $(STAMP) ## the whole path on the STAR logs: ingest, train, evaluate, report
-	@test -d "$${HANDRAIL_DATA:-}/star" || { echo 'The STAR logs are missing: export HANDRAIL_DATA=$$HOME/handrail-data && git clone --depth 1 https://github.com/RasaHQ/STAR "$$HANDRAIL_DATA/star", then make run' >&2; exit 2; }
-	$(BIN)/handrail run experiment=star
+run: $(STAMP) ## from nothing: simulate a desk, log it, learn from the log, work alone, report
+	$(BIN)/handrail run experiment=bpm
 
 test: $(STAMP) ## the tests that take seconds
 	$(BIN)/python -m pytest -q

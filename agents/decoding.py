@@ -1,4 +1,6 @@
-"""Greedy decoding of every step of logged sessions, constrained to what each screen offers.
+"""Greedy decoding constrained to what each screen offers: `Writer` token by token, `Decoder` for logged sessions.
+
+The decoder suggests at every step of finished sessions; `handrail.agents.desk` does for running ones.
 
 One packed pass over a session gives the distribution at every position of every logged action. Greedy decoding follows
 the logged action for as long as the most probable admissible token is the logged one, so those tokens need no further
@@ -8,6 +10,7 @@ result is what step-by-step greedy decoding gives (tested), at the cost of one p
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -35,6 +38,9 @@ UNFINISHED = float(np.log(1e-9))
 _TAIL_TOKENS = 65536
 """Cached positions of one batch of tails: bounds the memory of decoding."""
 
+_GRAMMARS = 4096
+"""Screens whose grammars are remembered; running desks go on showing new ones."""
+
 
 @dataclass(frozen=True)
 class Suggestion:
@@ -61,14 +67,18 @@ class Suggestion:
 
 
 @dataclass
-class _Writing:
-    """An action being written."""
+class Writing:
+    """An action being written; the measures are those of `Suggestion`, so far.
+
+    Attributes:
+        session_id, step: where.
+        cursor: what may follow; `None` if anything may.
+        done: whether it is complete, or was cut off.
+    """
 
     session_id: str
     step: int
     cursor: Cursor | None
-    prefix: int
-    row: int
     tokens: list[int] = field(default_factory=list)
     log_probability: float = 0.0
     min_probability: float = 1.0
@@ -77,18 +87,17 @@ class _Writing:
     done: bool = False
 
 
-class Decoder:
-    """Suggests the next action at every step of sessions.
+class Writer:
+    """Writes actions token by token, each time the most probable token that is admissible.
 
     Args:
-        policy: who suggests.
+        policy: whose actions.
         constrained: whether only tools, control ids and options that the state offers may be written.
-        token_budget: padded tokens of one packed pass.
     """
 
-    def __init__(self, policy: Policy, constrained: bool = True, token_budget: int = 16384) -> None:
-        self.policy, self.constrained, self.token_budget = policy, constrained, token_budget
-        self._grammars: dict[int, tuple[tuple[Control, ...], Grammar]] = {}
+    def __init__(self, policy: Policy, constrained: bool = True) -> None:
+        self.policy, self.constrained = policy, constrained
+        self._grammars: OrderedDict[int, tuple[tuple[Control, ...], Grammar]] = OrderedDict()
         model: Any = policy.model
         self._vocabulary = int(model.get_output_embeddings().weight.shape[0])
         self._text = text_tokens(policy.encoder, self._vocabulary)
@@ -97,6 +106,135 @@ class Decoder:
         self._end = policy.encoder.tokens(END)[0]
         if policy.encoder.marker_length(ACTION) != 1:
             raise HandrailError("the policy's tokenizer splits the transcript's markers; build it with build_policy")
+
+    def grammar(self, controls: tuple[Control, ...]) -> Grammar:
+        """Return the grammar of a screen; screens that share their controls share it."""
+        key = id(controls)
+        if key in self._grammars:
+            self._grammars.move_to_end(key)
+        else:
+            self._grammars[key] = (controls, Grammar(controls, self.policy.encoder))
+            if len(self._grammars) > _GRAMMARS:
+                self._grammars.popitem(last=False)
+        return self._grammars[key][1]
+
+    def admissible(self, cursor: Cursor | None) -> NDArray[np.int64]:
+        """Return the ids of the tokens that may follow, all of them without a cursor."""
+        if cursor is None:
+            return np.arange(self._vocabulary)
+        ids = cursor.allowed()
+        if ids is not None:
+            return ids
+        admitted = self._is_text.copy()
+        admitted[cursor.markers()] = True
+        return np.flatnonzero(admitted)
+
+    def cursor(self, controls: tuple[Control, ...]) -> Cursor | None:
+        """Return where an action on a screen begins, `None` for one that nothing constrains."""
+        return Cursor(self.grammar(controls)) if self.constrained else None
+
+    def choose(self, writing: Writing, scores: NDArray[np.float32]) -> int:
+        """Take the most probable admissible token.
+
+        Args:
+            writing: is added to.
+            scores: of the whole vocabulary, shape (n,), before the softmax.
+
+        Returns:
+            The token; -1 if none is admissible or the action has become too long, which ends it.
+        """
+        cursor = writing.cursor
+        ids = self.admissible(cursor) if cursor is not None else None
+        values = scores if ids is None else scores[ids]
+        if not len(values) or self._cut(writing):
+            return self._give_up(writing)
+        top = int(values.argmax())
+        token = top if ids is None else int(ids[top])
+        if len(values) > 1:
+            shifted = (values - values[top]).astype(np.float64)
+            weights = np.exp(shifted)
+            total = weights.sum()
+            probability = 1.0 / total
+            weights /= total
+            second = np.partition(weights, -2)[-2]
+            writing.log_probability += float(np.log(probability))
+            writing.min_probability = min(writing.min_probability, float(probability))
+            writing.margin = min(writing.margin, float(probability - second))
+            writing.entropy = max(writing.entropy, float(np.log(total) - (weights * shifted).sum()))
+        return self._take(writing, token)
+
+    def force(self, writing: Writing) -> None:
+        """Take tokens for as long as only one is admissible: the model need not be asked for those."""
+        while not writing.done and writing.cursor is not None:
+            ids = writing.cursor.allowed()
+            if ids is None or len(ids) > 1:
+                return
+            if not len(ids) or self._cut(writing):
+                self._give_up(writing)
+            else:
+                self._take(writing, int(ids[0]))
+
+    def suggestion(self, writing: Writing) -> Suggestion:
+        """Return what was written."""
+        tokens = writing.tokens
+        body = tokens[:-1] if tokens and tokens[-1] == self._end else tokens
+        text: Any = self.policy.tokenizer.decode(body)
+        try:
+            action = read_action(text)
+        except HandrailError:
+            action = INVALID
+        return Suggestion(
+            writing.session_id,
+            writing.step,
+            action,
+            tuple(tokens),
+            writing.log_probability,
+            writing.min_probability,
+            writing.margin,
+            writing.entropy,
+        )
+
+    @staticmethod
+    def _cut(writing: Writing) -> bool:
+        return len(writing.tokens) >= MAX_ACTION_TOKENS - 1
+
+    @staticmethod
+    def _give_up(writing: Writing) -> int:
+        writing.done = True
+        writing.log_probability += UNFINISHED
+        writing.min_probability = writing.margin = 0.0
+        return -1
+
+    def _take(self, writing: Writing, token: int) -> int:
+        writing.tokens.append(token)
+        if writing.cursor is not None:
+            writing.cursor.push(token)
+            writing.done = writing.cursor.done
+        else:
+            writing.done = token == self._end
+        return token
+
+
+@dataclass
+class _Logged(Writing):
+    """An action written at a logged step: after `prefix` tokens of a row of the batch."""
+
+    prefix: int = 0
+    row: int = 0
+
+
+class Decoder(Writer):
+    """Suggests the next action at every step of sessions.
+
+    Args:
+        policy: who suggests.
+        constrained: see `Writer`.
+        token_budget: padded tokens of one packed pass.
+    """
+
+    def __init__(self, policy: Policy, constrained: bool = True, token_budget: int = 16384) -> None:
+        super().__init__(policy, constrained)
+        self.token_budget = token_budget
 
     def suggest(
         self, sessions: Sequence[Session], progress: Callable[[Iterable[Any]], Iterable[Any]] = iter
@@ -118,29 +256,11 @@ class Decoder:
         with torch.inference_mode():
             for batch in progress(batches([len(p) for p in pieces], self.token_budget)):
                 for writing in self._batch([pieces[i] for i in batch], states):
-                    found[writing.session_id, writing.step] = self._suggestion(writing)
+                    found[writing.session_id, writing.step] = self.suggestion(writing)
         order = {s.id: n for n, s in enumerate(sessions)}
         return [found[key] for key in sorted(found, key=lambda k: (order[k[0]], k[1]))]
 
-    def grammar(self, controls: tuple[Control, ...]) -> Grammar:
-        """Return the grammar of a screen; screens that share their controls share it."""
-        key = id(controls)
-        if key not in self._grammars:
-            self._grammars[key] = (controls, Grammar(controls, self.policy.encoder))
-        return self._grammars[key][1]
-
-    def admissible(self, cursor: Cursor | None) -> NDArray[np.int64]:
-        """Return the ids of the tokens that may follow, all of them without a cursor."""
-        if cursor is None:
-            return np.arange(self._vocabulary)
-        ids = cursor.allowed()
-        if ids is not None:
-            return ids
-        admitted = self._is_text.copy()
-        admitted[cursor.markers()] = True
-        return np.flatnonzero(admitted)
-
-    def _batch(self, pieces: list[Encoded], sessions: dict[str, Session]) -> list[_Writing]:
+    def _batch(self, pieces: list[Encoded], sessions: dict[str, Session]) -> list[_Logged]:
         import torch
 
         model: Any = self.policy.model
@@ -148,15 +268,14 @@ class Decoder:
         output = self.policy.body(input_ids=ids, use_cache=True)
         hidden, cache = output.last_hidden_state, output.past_key_values
         head = model.get_output_embeddings()
-        writings: list[_Writing] = []
+        writings: list[_Logged] = []
         rows: list[int] = []
         positions: list[int] = []
         targets: list[list[int]] = []
         for row, piece in enumerate(pieces):
             for step, (first, last) in piece.actions.items():
                 state = sessions[piece.session_id].steps[step].state
-                cursor = Cursor(self.grammar(state.controls)) if self.constrained else None
-                writings.append(_Writing(piece.session_id, step, cursor, first, row))
+                writings.append(_Logged(piece.session_id, step, self.cursor(state.controls), prefix=first, row=row))
                 rows.extend([row] * (last - first))
                 positions.extend(range(first - 1, last - 1))
                 targets.append([int(t) for t in piece.ids[first:last]])
@@ -165,7 +284,7 @@ class Decoder:
         start = 0
         for writing, logged in zip(writings, targets, strict=True):
             for offset, token in enumerate(logged):
-                if self._choose(writing, scores[start + offset]) != token or writing.done:
+                if self.choose(writing, scores[start + offset]) != token or writing.done:
                     break
             start += len(logged)
         tails = sorted((w for w in writings if not w.done), key=lambda w: w.prefix + len(w.tokens))
@@ -176,7 +295,7 @@ class Decoder:
             self._tails(chunk, cache, head)
         return writings
 
-    def _tails(self, chunk: list[_Writing], cache: Any, head: Any) -> None:
+    def _tails(self, chunk: list[_Logged], cache: Any, head: Any) -> None:
         """Finish actions whose first tokens are decided, from the cached prefixes."""
         import torch
 
@@ -202,63 +321,13 @@ class Decoder:
             )
             scores = head(output.last_hidden_state[:, -1]).float().cpu().numpy()
             for row, writing in enumerate(active):
-                self._choose(writing, scores[row])
+                self.choose(writing, scores[row])
             keep = [n for n, w in enumerate(active) if not w.done]
             if len(keep) < len(active):
                 active = [active[n] for n in keep]
                 kept = torch.tensor(keep, dtype=torch.long, device=device)
                 mask, known = mask[kept], known[kept]
                 growing.batch_select_indices(kept)
-
-    def _choose(self, writing: _Writing, scores: NDArray[np.float32]) -> int:
-        """Take the most probable admissible token; returns it."""
-        cursor = writing.cursor
-        ids = self.admissible(cursor) if cursor is not None else None
-        values = scores if ids is None else scores[ids]
-        if len(writing.tokens) >= MAX_ACTION_TOKENS - 1 or not len(values):
-            writing.done = True
-            writing.log_probability += UNFINISHED
-            writing.min_probability = writing.margin = 0.0
-            return -1
-        top = int(values.argmax())
-        token = top if ids is None else int(ids[top])
-        if len(values) > 1:
-            shifted = (values - values[top]).astype(np.float64)
-            weights = np.exp(shifted)
-            total = weights.sum()
-            probability = 1.0 / total
-            weights /= total
-            second = np.partition(weights, -2)[-2]
-            writing.log_probability += float(np.log(probability))
-            writing.min_probability = min(writing.min_probability, float(probability))
-            writing.margin = min(writing.margin, float(probability - second))
-            writing.entropy = max(writing.entropy, float(np.log(total) - (weights * shifted).sum()))
-        writing.tokens.append(token)
-        if cursor is not None:
-            cursor.push(token)
-            writing.done = cursor.done
-        else:
-            writing.done = token == self._end
-        return token
-
-    def _suggestion(self, writing: _Writing) -> Suggestion:
-        tokens = writing.tokens
-        body = tokens[:-1] if tokens and tokens[-1] == self._end else tokens
-        text: Any = self.policy.tokenizer.decode(body)
-        try:
-            action = read_action(text)
-        except HandrailError:
-            action = INVALID
-        return Suggestion(
-            writing.session_id,
-            writing.step,
-            action,
-            tuple(tokens),
-            writing.log_probability,
-            writing.min_probability,
-            writing.margin,
-            writing.entropy,
-        )
 
 
 def pad(sequences: Sequence[NDArray[np.int64]], policy: Policy) -> torch.Tensor:

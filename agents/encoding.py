@@ -14,6 +14,9 @@ from handrail.agents.transcript import Span
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_REMEMBERED = 1 << 18
+"""Spans whose tokens are remembered: all of a large log, a few hundred megabytes."""
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -61,11 +64,11 @@ class Encoder:
 
     def tokens(self, text: str) -> list[int]:
         """Return the token ids of a span."""
-        return self._lookup([text])[0]
+        return self.lookup([text])[0]
 
     def encode(self, session_id: str, spans: Sequence[Span]) -> Encoded:
         """Return the tokens of a transcript."""
-        pieces = self._lookup([span.text for span in spans])
+        pieces = self.lookup([span.text for span in spans])
         steps = []
         for span, piece in zip(spans, pieces, strict=True):
             skip = self.marker_length(span.text) if span.action else len(piece)
@@ -85,7 +88,10 @@ class Encoder:
             self._marker_length[marker] = len(self.tokens(marker))
         return self._marker_length[marker]
 
-    def _lookup(self, texts: Sequence[str]) -> list[list[int]]:
+    def lookup(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each span; faster than one by one."""
+        if len(self._seen) > _REMEMBERED:
+            self._seen.clear()
         new = [text for text in dict.fromkeys(texts) if text not in self._seen]
         if new:
             batch: Any = self.tokenizer(new, add_special_tokens=False)
@@ -125,7 +131,19 @@ def windows(encoded: Encoded, max_length: int) -> Iterator[Encoded]:
         if not rest:
             return
         _, first, last = rest[0]
-        start = max(header, min(first - 1, max(last - body, first - body // 2)))
+        start = window_start(header, body, first, last)
+
+
+def window_start(header: int, body: int, first: int, last: int) -> int:
+    """Return where the window begins whose first action stands at `first` to `last` in the transcript.
+
+    Args:
+        header: tokens of the header that the window repeats.
+        body: tokens the window holds besides.
+        first: position of the action's first token.
+        last: position after its last token.
+    """
+    return max(header, min(first - 1, max(last - body, first - body // 2)))
 
 
 def batches(lengths: Sequence[int], budget: int, rng: np.random.Generator | None = None) -> list[list[int]]:

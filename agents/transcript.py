@@ -15,13 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from handrail.envs.errors import HandrailError
 from handrail.envs.normalize import normalize_value
-from handrail.envs.schema import Action, Constraint, Control, Event, Message, Session, Step
+from handrail.envs.schema import Action, Constraint, Control, Event, Message, Session, Step, UIState
+
+if TYPE_CHECKING:
+    from handrail.envs.spaces import Observation
 
 CASE, SCREEN = "<|case|>", "<|screen|>"
 CUSTOMER, OPERATOR, SYSTEM, RESULT, CLOSED = (
@@ -176,13 +179,26 @@ class Transcript:
     def header(self, session: Session) -> Span:
         """Return the case header: what is known before the first event."""
         first = session.steps[0].state if session.steps else None
-        parts = [CASE, escape(session.issue)]
+        return self._header(session.issue, session.operator, session.brief, first)
+
+    def opening(self, observation: Observation, operator: str) -> Span:
+        """Return the case header of a running session.
+
+        Args:
+            observation: any of the session.
+            operator: who works it, or whose way of working the policy is to follow; an observation does not say.
+        """
+        first = observation.history[0].state if observation.history else observation.state
+        return self._header(observation.issue, operator, observation.brief, first)
+
+    def _header(self, issue: str, operator: str, brief: str, first: UIState | None) -> Span:
+        parts = [CASE, escape(issue)]
         if self.config.operator:
-            parts.append(f"operator_{escape(session.operator[:8])}")
+            parts.append(f"operator_{escape(operator[:8])}")
         if first is not None and first.procedure:
             parts.append(f"procedure {escape(first.procedure)}")
-        if self.config.brief and session.brief:
-            parts.append(escape(session.brief))
+        if self.config.brief and brief:
+            parts.append(escape(brief))
         if first is not None and self.config.controls != "none":
             parts.append(SCREEN)
             parts.extend(self._control(control) for control in first.controls)
@@ -201,32 +217,62 @@ class Transcript:
         if not 0 <= step < len(session.steps):
             raise IndexError(f"session {session.id} has steps 0 to {len(session.steps) - 1}, not {step}")
         entries = [s for s in self._entries(session) if s.step < step or (s.step == step and not s.action)]
-        if self.config.serialisation == "stepwise":
-            entries = entries[-self.config.window :]
-        return [self.header(session), *entries]
+        return [self.header(session), *self._cut(entries)]
+
+    def observed(self, observation: Observation, operator: str) -> list[Span]:
+        """Return what a policy reads when it has to decide: `prefix` of the session that the observation is part of.
+
+        Args:
+            observation: of the running session.
+            operator: see `opening`.
+        """
+        entries = []
+        before: Step | None = None
+        for step in observation.history:
+            entries += [*self.seen(before, step.index, step.state, step.events), self.acted(step)]
+            before = step
+        entries += self.seen(before, observation.index, observation.state, observation.events)
+        return [self.opening(observation, operator), *self._cut(entries)]
+
+    def _cut(self, entries: list[Span]) -> list[Span]:
+        return entries[-self.config.window :] if self.config.serialisation == "stepwise" else entries
 
     def action(self, step: Step) -> Span:
         """Return the action span of a step."""
         order = field_order(step.state.controls, step.action.target) if step.action.args else ()
         return Span(f"{ACTION}{write_action(step.action, order)}{END}", step.index, action=True)
 
+    def acted(self, step: Step) -> Span:
+        """Return what a step did: an action span, or a line that says that someone else acted."""
+        if step.actor in ("operator", "policy"):
+            return self.action(step)
+        return Span(f"{CLOSED}{escape(step.action.tool)} {step.actor}", step.index + 1)
+
+    def seen(self, before: Step | None, index: int, state: UIState, events: Sequence[Event]) -> Iterator[Span]:
+        """Yield what became visible since an action: the events, then what changed on the screen.
+
+        Args:
+            before: the step before, `None` at the first.
+            index: of the step that comes next.
+            state: its screen.
+            events: its events.
+        """
+        said = before.action if before is not None else None
+        for event in events:
+            if said is not None and self._repeats(event, said):
+                said = None
+                continue
+            yield Span(self._event(event), index)
+        if before is not None:
+            changed = self._change(before, state)
+            if changed:
+                yield Span(changed, index)
+
     def _entries(self, session: Session) -> Iterator[Span]:
         before: Step | None = None
         for step in session.steps:
-            said = before.action if before is not None else None
-            for event in step.events:
-                if said is not None and self._repeats(event, said):
-                    said = None
-                    continue
-                yield Span(self._event(event), step.index)
-            if before is not None:
-                changed = self._change(before, step)
-                if changed:
-                    yield Span(changed, step.index)
-            if step.actor in ("operator", "policy"):
-                yield self.action(step)
-            else:
-                yield Span(f"{CLOSED}{escape(step.action.tool)} {step.actor}", step.index + 1)
+            yield from self.seen(before, step.index, step.state, step.events)
+            yield self.acted(step)
             before = step
 
     def _repeats(self, event: Event, said: Action) -> bool:
@@ -246,14 +292,18 @@ class Transcript:
         return RESULT + escape(event.source) + " " + body.replace(JSON, "") + total
 
     @staticmethod
-    def _change(before: Step, step: Step) -> str:
+    def _change(before: Step, state: UIState) -> str:
         parts = []
-        if step.state.screen != before.state.screen:
-            parts.append(f"screen {escape(step.state.screen)}")
+        if state.screen != before.state.screen:
+            parts.append(f"screen {escape(state.screen)}")
         opened = before.action.target if before.action.tool == "open_procedure" else before.state.procedure
-        if step.state.procedure != opened:
-            parts.append(f"procedure {escape(step.state.procedure or 'none')}")
-        for control, value in step.state.values.items():
+        if state.procedure != opened:
+            parts.append(f"procedure {escape(state.procedure or 'none')}")
+        entered = before.action.target if before.action.tool == "set_field" else None
+        for control, value in state.values.items():
+            # The action has told what it entered.
+            if control == entered and normalize_value(value) == normalize_value(before.action.args.get("value")):
+                continue
             if before.state.values.get(control) != value:
                 parts.append(f"{escape(control)} = {_written(value)}")
         return SCREEN + " ; ".join(parts) if parts else ""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-ENVIRONMENTS = {"handrail/Replay-v0": "handrail.envs.replay:ReplayEnv"}
+ENVIRONMENTS = {
+    "handrail/BPM-v0": "handrail.envs.bpm.env:BPMEnv",
+    "handrail/Replay-v0": "handrail.envs.replay:ReplayEnv",
+}
 """Id -> entry point; the module is imported when the first environment is made."""
 
 

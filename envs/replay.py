@@ -267,6 +267,16 @@ class ReplayEnv(gymnasium.Env[Observation, Action | Mapping[str, Any]]):
             )
         return "\n".join(lines)
 
+    def session(self) -> Session:
+        """Return the logged session of the current episode, its steps to come included.
+
+        Raises:
+            gymnasium.error.ResetNeeded: no episode was started.
+        """
+        if self._track is None:
+            raise ResetNeeded("no episode is running: call reset() before session()")
+        return self._track.session
+
     def _number(self, session_id: Any) -> int:
         number = self._by_id.get(session_id) if isinstance(session_id, str) else None
         if number is None:

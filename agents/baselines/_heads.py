@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -60,13 +60,21 @@ class HeadBaseline(ABC):
         scores = self.score(sessions)
         return [self._suggest(moment, next(scores)) for session in sessions for moment, _ in moments(session)]
 
+    def suggest_now(self, moments: Sequence[Moment]) -> list[Suggestion]:
+        """Return a suggestion for each of several running sessions, in order."""
+        return [self._suggest(*pair) for pair in zip(moments, self.score_moments(moments), strict=True)]
+
+    def score(self, sessions: Sequence[Session]) -> Iterator[NDArray[np.float64]]:
+        """Yield the probabilities of `self.heads`, shape (n,), at each operator step."""
+        return self.score_moments(moment for session in sessions for moment, _ in moments(session))
+
     @abstractmethod
     def fit_heads(self, sessions: Sequence[Session], seed: int) -> None:
         """Learn which head follows what; `self.heads` is set."""
 
     @abstractmethod
-    def score(self, sessions: Sequence[Session]) -> Iterator[NDArray[np.float64]]:
-        """Yield the probabilities of `self.heads`, shape (n,), at each operator step."""
+    def score_moments(self, moments: Iterable[Moment]) -> Iterator[NDArray[np.float64]]:
+        """Yield the probabilities of `self.heads`, shape (n,), at each moment; none is kept once the next is drawn."""
 
     def _suggest(self, moment: Moment, scores: NDArray[np.float64]) -> Suggestion:
         offered, shares = self.shares(moment, scores)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from handrail.envs.schema import Action, Arg, Event, Result, Session, Step, UIState
+
+if TYPE_CHECKING:
+    from handrail.envs.spaces import Observation
 
 Head = tuple[str, str]
 """Tool and target of an action."""
@@ -82,4 +86,42 @@ def moments(session: Session) -> Iterator[tuple[Moment, Step]]:
         moment.see(step.events)
         if step.actor == "operator":
             yield moment, step
+        if step.actor in ("operator", "policy"):
             moment.did(step.action)
+
+
+class Watch:
+    """What is visible in a running session, gathered as it goes on: the moments of the session once it is finished.
+
+    Args:
+        session_id: for suggestions.
+        operator: who works it, or whose way of working a baseline is to follow.
+    """
+
+    def __init__(self, session_id: str, operator: str) -> None:
+        self._session_id, self._operator = session_id, operator
+        self._moment: Moment | None = None
+        self._history: tuple[Step, ...] = ()
+        self._events: tuple[Event, ...] = ()
+
+    def see(self, observation: Observation) -> Moment:
+        """Return the moment to act in; it is one object that grows.
+
+        Args:
+            observation: holds the whole history; what was gathered before is gathered again only if it changed.
+        """
+        moment, history = self._moment, observation.history
+        known, shown = len(self._history), len(self._events)
+        upcoming = history[known].events if known < len(history) else observation.events
+        if moment is None or history[:known] != self._history or upcoming[:shown] != self._events:
+            session = Session(self._session_id, "", observation.issue, self._operator, observation.brief)
+            moment, known, shown = Moment(session, 0, observation.state), 0, 0
+        for step in history[known:]:
+            moment.see(step.events[shown:])
+            shown = 0
+            if step.actor in ("operator", "policy"):
+                moment.did(step.action)
+        moment.see(observation.events[shown:])
+        moment.index, moment.state = observation.index, observation.state
+        self._moment, self._history, self._events = moment, history, observation.events
+        return moment

@@ -7,7 +7,7 @@ n / (n + t) against the next shorter one, so a rare context says little.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,17 +34,16 @@ class Baseline(HeadBaseline):
             for context, seen in counts.items()
         }
 
-    def score(self, sessions: Sequence[Session]) -> Iterator[NDArray[np.float64]]:
-        """Yield the interpolated distribution at each operator step."""
-        for session in sessions:
-            for moment, _ in moments(session):
-                shares = np.full(len(self.heads), 1.0 / len(self.heads))
-                for context in reversed(_contexts(moment)):
-                    if context in self._counts:
-                        heads, seen = self._counts[context]
-                        shares *= len(heads) / (seen.sum() + len(heads))
-                        shares[heads] += seen / (seen.sum() + len(heads))
-                yield shares
+    def score_moments(self, moments: Iterable[Moment]) -> Iterator[NDArray[np.float64]]:
+        """Yield the interpolated distribution at each moment."""
+        for moment in moments:
+            shares = np.full(len(self.heads), 1.0 / len(self.heads))
+            for context in reversed(_contexts(moment)):
+                if context in self._counts:
+                    heads, seen = self._counts[context]
+                    shares *= len(heads) / (seen.sum() + len(heads))
+                    shares[heads] += seen / (seen.sum() + len(heads))
+            yield shares
 
 
 def _contexts(moment: Moment) -> list[Hashable]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,11 +34,10 @@ class Baseline(HeadBaseline):
                 best[head], self._commonest[head] = count, examples[key].args
         self._shares = np.array([best[head] for head in self.heads], dtype=np.float64) / len(actions)
 
-    def score(self, sessions: Sequence[Session]) -> Iterator[NDArray[np.float64]]:
-        """Yield the same shares at every operator step."""
-        for session in sessions:
-            for _ in moments(session):
-                yield self._shares
+    def score_moments(self, moments: Iterable[Moment]) -> Iterator[NDArray[np.float64]]:
+        """Yield the same shares at every moment."""
+        for _ in moments:
+            yield self._shares
 
     def fill(self, moment: Moment, offer: Offer) -> tuple[dict[str, Arg], list[float]]:
         """Return the arguments of the commonest action."""

@@ -8,7 +8,7 @@ by mini-batch gradients reached 65.5 %, one per procedure by L-BFGS 67.2 %.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 import numpy as np
@@ -59,9 +59,9 @@ class Baseline(HeadBaseline):
                 random_state=seed,
             ).fit(features, labels)
 
-    def score(self, sessions: Sequence[Session]) -> Iterator[NDArray[np.float64]]:
-        """Yield the regression's probabilities at each operator step."""
-        documents = (document(moment) for session in sessions for moment, _ in moments(session))
+    def score_moments(self, moments: Iterable[Moment]) -> Iterator[NDArray[np.float64]]:
+        """Yield the regression's probabilities at each moment."""
+        documents = map(document, moments)
         while chunk := list(islice(documents, _CHUNK)):
             scores = np.zeros((len(chunk), len(self.heads)))
             features = self._vectorizer.transform(chunk)

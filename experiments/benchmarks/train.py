@@ -2,8 +2,8 @@
 
 Both train the same small model from the same weights with the same optimiser, in rounds of one packed pass worth of
 tokens. Packed training is the default of `SFTConfig`; stepwise training has the paper's loss, on the action that ends
-the window alone. The target is what packed training reaches after `ROUNDS` rounds; stepwise training goes on until it is there,
-or for `PATIENCE` times as many rounds, and then the ratio is a lower bound. Only training is timed.
+the window alone. The target is what packed training reaches after `ROUNDS` rounds; stepwise training goes on until it
+is there, or for `PATIENCE` times as many rounds, and then the ratio is a lower bound. Only training is timed.
 """
 
 from __future__ import annotations
@@ -86,11 +86,12 @@ def _learn(
     policy.transcript = Transcript(replace(policy.transcript.config, serialisation=serialisation))
     weight = SFTConfig().context_weight if serialisation == "packed" else 0.0
     training = TrainingConfig(epochs=epochs, warmup=0.1, decay=0.0, save_steps=0)
+    config = SFTConfig(training=training, context_weight=weight)
     curve: list[tuple[float, float]] = []
     spent = 0.0
     for number in range(rounds):
         with tempfile.TemporaryDirectory() as scratch:
-            result = fine_tune(policy, train, SFTConfig(training=training, context_weight=weight), Path(scratch), seed=number)
+            result = fine_tune(policy, train, config, Path(scratch), seed=number)
             spent += result["seconds"]
         curve.append((spent, _accuracy(policy, held_out)))
         if target is not None and curve[-1][1] >= target:

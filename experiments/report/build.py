@@ -101,7 +101,11 @@ BASELINES = {
     "majority": "most frequent action",
     "backoff": "back-off counts",
     "tfidf": "TF-IDF + logistic regression",
+    "without_rerank": "the assistant without a second reader",
 }
+
+ACTORS = {"random": "chance", "policy": "the assistant", "expert": "an expert", **BASELINES}
+"""Actors of a closed loop by the names people know."""
 
 SLICES = {"kind": "kind of session", "tool": "tool", "issue": "issue", "operator": "operator"}
 
@@ -280,6 +284,36 @@ class Issue:
 
 
 @dataclass(frozen=True)
+class Worker:
+    """What came of the cases one actor worked alone."""
+
+    name: str
+    sessions: int
+    success: Interval
+    violations: Interval
+    given_up: Interval
+    steps: float
+    own: bool
+
+
+@dataclass(frozen=True)
+class Desk:
+    """A closed loop: its actors, what the policy failed at, and a session to read.
+
+    Attributes:
+        name: of the domain, empty if there is one.
+        workers: from the weakest to the strongest.
+        agreement: how often two experts agree.
+        told: what `closed_loop.json` holds: `issues`, `story`, `screen`.
+    """
+
+    name: str
+    workers: list[Worker]
+    agreement: Interval
+    told: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Picture:
     """A figure of the page, with the table behind it if there is one to show."""
 
@@ -317,6 +351,7 @@ def build_report(run_path: Path) -> Path:
         "headline": [s for s in sources if s.answer],
         "work": _work(sources[0].rows),
         "summary": _read_json(folder / "summary.json", {}),
+        "desks": _desks(_read_json(folder / "closed_loop.json", {}), metrics),
         "policy": _policy(metrics),
         "slices": _slices(metrics),
         **figures,
@@ -344,6 +379,8 @@ def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     parts = [
         ("answer", "The answer", content["headline"]),
         ("asked", "What was asked", summary.get("question")),
+        ("alone", "Working alone", content["desks"]),
+        ("story", "One session", any("story" in desk.told for desk in content["desks"])),
         ("data", "The data", summary.get("data") or summary.get("splits")),
         ("policy", "The assistant", content["policy"] or content["slices"]),
         ("curves", "Coverage and precision", content["curves"]),
@@ -423,6 +460,33 @@ def _policy(metrics: Mapping[str, float]) -> list[Accuracy]:
     tool, action = (_metric(metrics, f"policy.{kind}_accuracy") for kind in ("tool", "action"))
     own = Accuracy("the assistant", tool, action, own=True)
     return [own, *sorted(baselines, key=lambda row: (-np.nan_to_num(row.action.estimate), row.name))]
+
+
+def _desks(told: Mapping[str, Any], metrics: Mapping[str, float]) -> list[Desk]:
+    """Return the closed loops of a run: of its domain, or of each of several."""
+    if not told:
+        return []
+    found = []
+    for name, one in told["domains"].items() if "domains" in told else [("", told)]:
+        start = f"{name}." if name else ""
+        pattern = re.compile(rf"{re.escape(start)}closed_loop\.(\w+)\.success_rate")
+        workers = []
+        for actor in (m.group(1) for m in map(pattern.fullmatch, metrics) if m):
+            key = f"{start}closed_loop.{actor}"
+            workers.append(
+                Worker(
+                    ACTORS.get(actor, _words(actor)),
+                    int(metrics[f"{key}.sessions"]),
+                    _metric(metrics, f"{key}.success_rate"),
+                    _metric(metrics, f"{key}.violation_rate"),
+                    _metric(metrics, f"{key}.truncated_rate"),
+                    metrics[f"{key}.steps"],
+                    actor == "policy",
+                )
+            )
+        workers.sort(key=lambda worker: worker.success.estimate)
+        found.append(Desk(name, workers, _metric(metrics, f"{start}experts.agreement"), one))
+    return found
 
 
 def _slices(metrics: Mapping[str, float]) -> list[tuple[str, list[Accuracy]]]:

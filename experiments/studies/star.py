@@ -394,6 +394,23 @@ class Study:
         )
         target.log.info("report: %s", build_report(target.path))
 
+    def judge_held_out(self, sources: Sequence[str]) -> None:
+        """Judge policy and critics on calibration and test sessions and write the report of the test sessions.
+
+        Args:
+            sources: of verdicts; `critic` is one of them.
+        """
+        started = time.monotonic()
+        splits = {name: self.splits[name] for name in _HELD_OUT}
+        baselines = {name: self._read(f"suggestions_{name}.json") for name in self.cfg.baselines}
+        held_out = {s.id for members in splits.values() for s in members}
+        made = [s for s in self._read("suggestions.json") if s.session_id in held_out]
+        compared = self.compared(self._read("suggestions_alone.json"), baselines)
+        tables = {source: self.table(source, splits, made, compared) for source in sources}
+        self.timings["evaluation"] = round(time.monotonic() - started, 1)
+        calibration = {source: frame[frame["split"] == "calibration"] for source, frame in tables.items()}
+        self.report(self.run, tables, calibration, self.splits["test"])
+
     # ---- files ----------------------------------------------------------------------------------------------------
 
     def _critic_folder(self, source: str, name: str) -> Path:
@@ -429,13 +446,4 @@ def run(cfg: DictConfig, run: RunDirectory) -> None:
     study.stage("suggestions", study.suggest, learned_from=study.learned_from())
     for source in SOURCES:
         study.stage(source, lambda source=source: study.fit_critics(source))  # type: ignore[misc]
-    started = time.monotonic()
-    splits = {name: study.splits[name] for name in _HELD_OUT}
-    baselines = {name: study._read(f"suggestions_{name}.json") for name in cfg.baselines}
-    held_out = {s.id for members in splits.values() for s in members}
-    made = [s for s in study._read("suggestions.json") if s.session_id in held_out]
-    compared = study.compared(study._read("suggestions_alone.json"), baselines)
-    tables = {source: study.table(source, splits, made, compared) for source in SOURCES}
-    study.timings["evaluation"] = round(time.monotonic() - started, 1)
-    calibration = {source: frame[frame["split"] == "calibration"] for source, frame in tables.items()}
-    study.report(run, tables, calibration, study.splits["test"])
+    study.judge_held_out(SOURCES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import msgspec
@@ -37,6 +38,7 @@ from handrail.envs.schema import (
     Step,
     UIState,
 )
+from handrail.envs.spaces import Observation
 
 tricky = st.one_of(
     text,
@@ -248,6 +250,19 @@ def test_stepwise_contains_what_packed_contains_before_the_action(session: Sessi
 
 
 @slow
+@given(sessions(), configs, st.sampled_from(["packed", "stepwise"]), st.integers(1, 4))
+def test_an_observation_reads_as_the_session_it_is_part_of(
+    session: Session, config: TranscriptConfig, serialisation: Any, window: int
+) -> None:
+    transcript = Transcript(dataclasses.replace(config, serialisation=serialisation, window=window))
+    for step in session.steps:
+        seen = Observation(
+            session.issue, session.brief, step.index, step.state, step.events, session.steps[: step.index]
+        )
+        assert transcript.observed(seen, session.operator) == transcript.prefix(session, step.index)
+
+
+@slow
 @given(sessions(), sessions(), configs, st.data())
 def test_no_position_sees_the_future(session: Session, other: Session, config: TranscriptConfig, data: Any) -> None:
     at = data.draw(st.integers(0, len(session.steps) - 1))
@@ -380,3 +395,17 @@ def test_planted_leaks_are_not_read(serialisation: Any, at: int) -> None:
 def test_impossible_limits_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(HandrailError, match=next(iter(wrong))):
         TranscriptConfig(**wrong)
+
+
+def test_what_an_action_entered_is_not_told_again() -> None:
+    """The screen shows what was entered, and only what it made of it differently is news."""
+
+    def texts(shown: str) -> list[str]:
+        steps = (
+            Step(0, UIState("desk", None), (), Action("set_field", "f.day", {"value": "Monday"})),
+            Step(1, UIState("desk", None, values={"f.day": shown, "f.week": 3}), (), Action("click", "f")),
+        )
+        return [span.text for span in Transcript().spans(Session("s", "toy", "i", "ann", steps=steps))]
+
+    assert "<|screen|>f.week = 3" in texts("Monday")
+    assert "<|screen|>f.day = 2026-01-05 ; f.week = 3" in texts("2026-01-05")

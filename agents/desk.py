@@ -1,0 +1,251 @@
+"""Running sessions of one policy: what each has read stays read, and the next actions are written together.
+
+A step costs the new events of each session and the tokens that are a choice: the keys and values of everything before
+are kept (`KeyValues`), sessions are read and written in one batch, and tokens that the screen leaves no choice about
+are taken without asking the model. Suggestions are those of `Decoder` on the finished sessions (tested).
+
+What is kept is a cache of tokens and nothing else. Each step says anew what the session's text is; what agrees with the
+tokens that were read stays, the rest is read again. An operator who did something else than was suggested, a session
+that was set back to an earlier state and a window that moved on are all the same case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from handrail.agents.decoding import MAX_ACTION_TOKENS, Suggestion, Writer, Writing
+from handrail.agents.encoding import window_start
+from handrail.agents.key_values import KeyValues
+from handrail.agents.policy import Policy
+from handrail.agents.transcript import ACTION, Span
+from handrail.envs.errors import HandrailError
+from handrail.envs.schema import Step
+from handrail.envs.spaces import Observation
+
+K = TypeVar("K", bound=Hashable)
+
+_PADDING = 256
+"""Padding tokens that one pass may hold, whatever its size: about what a pass costs beyond its tokens."""
+
+_SHARE = 4
+"""A pass may also hold one padding token for so many others."""
+
+_PASS_CELLS = 1 << 26
+"""Tokens read times tokens seen in one pass: bounds the memory of its mask."""
+
+
+@dataclass
+class _Running:
+    """A session at the desk.
+
+    Attributes:
+        session_id: for suggestions.
+        operator: named in the header.
+        row: of the cache.
+        read: the tokens whose keys and values the row holds.
+        history: the steps that `tokens` holds.
+        tokens: the header, and what is known to be over.
+        start: where the window begins in `tokens`, the repeated header aside.
+    """
+
+    session_id: str
+    operator: str
+    row: int
+    read: list[int] = field(default_factory=list)
+    history: tuple[Step, ...] = ()
+    tokens: list[int] = field(default_factory=list)
+    header: int = 0
+    start: int = 0
+
+
+class Desk:
+    """Suggests the next actions of running sessions.
+
+    A session is known by a key of the caller's choice. It begins with its first observation and is kept until
+    `finish`. Sessions longer than `policy.max_length` are read through the windows of
+    `handrail.agents.encoding.windows`. There an action belongs to a window only if it ends in it, which is not known
+    while it is being written: the step at which a window ends is read through that window, by the decoder through the
+    next.
+
+    Args:
+        policy: who suggests.
+        operator: whom the header names, for sessions that do not `begin` with another.
+        constrained: whether only tools, control ids and options that the state offers may be written.
+
+    Raises:
+        HandrailError: the model does not look back as far as the policy's window.
+    """
+
+    def __init__(self, policy: Policy, operator: str = "", constrained: bool = True) -> None:
+        self.policy, self.operator = policy, operator
+        self.writer = Writer(policy, constrained)
+        config: Any = policy.body.config
+        reach = getattr(config, "sliding_window", None)
+        if reach is not None and reach < policy.max_length + MAX_ACTION_TOKENS:
+            raise HandrailError(
+                f"the model attends to the last {reach} tokens, but the policy's window has {policy.max_length} and an "
+                f"action up to {MAX_ACTION_TOKENS}; set policy.max_length to {reach - MAX_ACTION_TOKENS} or less"
+            )
+        filler: Any = policy.tokenizer.pad_token_id
+        self._cache = KeyValues(int(config.num_hidden_layers), int(filler))
+        self._running: dict[Hashable, _Running] = {}
+        self._action = policy.encoder.tokens(ACTION)
+
+    def __len__(self) -> int:
+        """Return how many sessions are running."""
+        return len(self._running)
+
+    def begin(self, key: Hashable, operator: str | None = None, session_id: str | None = None) -> None:
+        """Take in a session, for one that needs another operator or id than `suggest` gives it.
+
+        Args:
+            key: names it in `suggest` and `finish`.
+            operator: whom the header names; the desk's if left out.
+            session_id: as in suggestions; the key as text if left out.
+
+        Raises:
+            HandrailError: a session of this key is running.
+        """
+        if key in self._running:
+            raise HandrailError(f"a session {key!r} is running; finish it first, or choose another key")
+        self._running[key] = _Running(
+            str(key) if session_id is None else session_id,
+            self.operator if operator is None else operator,
+            self._cache.add(),
+        )
+
+    def finish(self, key: Hashable) -> None:
+        """Forget a session and free its row.
+
+        Raises:
+            HandrailError: there is no such session.
+        """
+        if key not in self._running:
+            raise HandrailError(f"no session {key!r} is running, of {len(self)}")
+        row = self._running.pop(key).row
+        moved = self._cache.remove(row)
+        for other in self._running.values():
+            if other.row == moved:
+                other.row = row
+
+    def suggest(self, observations: Mapping[K, Observation]) -> dict[K, Suggestion]:
+        """Return the next action of each session, in the order given.
+
+        Args:
+            observations: by session. Each holds the session's whole history; what was read before is not read again.
+        """
+        for key in observations:
+            if key not in self._running:
+                self.begin(key)
+        return {key: self.writer.suggestion(writing) for key, writing in self._write(observations).items()}
+
+    def _write(self, observations: Mapping[K, Observation]) -> dict[K, Writing]:
+        writings: dict[K, Writing] = {}
+        waiting: list[tuple[_Running, Writing, list[int]]] = []
+        texts = self._texts(observations)
+        for key, observation in observations.items():
+            running, text = self._running[key], texts[key]
+            kept = min(_agreeing(running.read, text), len(text) - 1)
+            self._cache.cut(running.row, kept)
+            running.read = text[:kept]
+            cursor = self.writer.cursor(observation.state.controls)
+            writings[key] = Writing(running.session_id, observation.index, cursor)
+            waiting.append((running, writings[key], text[kept:]))
+        while waiting:
+            going: list[tuple[_Running, Writing, list[int]]] = []
+            for group in self._groups(waiting):
+                for (running, writing, piece), scores in zip(group, self._scores(group), strict=True):
+                    running.read += piece
+                    written = len(writing.tokens)
+                    self.writer.choose(writing, scores)
+                    self.writer.force(writing)
+                    if not writing.done:
+                        going.append((running, writing, writing.tokens[written:]))
+            waiting = going
+        return writings
+
+    @torch.inference_mode()
+    def _scores(self, group: Sequence[tuple[_Running, Writing, list[int]]]) -> Any:
+        """Read new tokens and return the scores of the token that follows, shape (n, vocabulary)."""
+        rows, pieces = [running.row for running, _, _ in group], [piece for _, _, piece in group]
+        model: Any = self.policy.model
+        states = self._cache.read(self.policy.body, rows, pieces)
+        return model.get_output_embeddings()(states).float().cpu().numpy()
+
+    def _groups(
+        self, waiting: list[tuple[_Running, Writing, list[int]]]
+    ) -> Iterator[list[tuple[_Running, Writing, list[int]]]]:
+        """Cut a batch so that passes hold little padding and fit the memory."""
+        group: list[tuple[_Running, Writing, list[int]]] = []
+        longest = held = seen = 0
+        for item in sorted(waiting, key=lambda item: -len(item[2])):
+            new, length = len(item[2]), self._cache.lengths[item[0].row]
+            cells = longest * (len(group) + 1)
+            if group and (
+                cells - held - new > _PADDING + held // _SHARE or cells * max(seen, length + longest) > _PASS_CELLS
+            ):
+                yield group
+                group, longest, held, seen = [], 0, 0, 0
+            longest = longest or new
+            held, seen = held + new, max(seen, length + longest)
+            group.append(item)
+        if group:
+            yield group
+
+    def _texts(self, observations: Mapping[K, Observation]) -> dict[K, list[int]]:
+        """Return the tokens a policy reads in each session, up to the marker that opens the action."""
+        spans = {key: self._spans(self._running[key], observation) for key, observation in observations.items()}
+        # All new texts go to the tokenizer together: a call costs more than a text.
+        self.policy.encoder.lookup([span.text for found in spans.values() for part in found for span in part])
+        texts = {}
+        for key, (over, now) in spans.items():
+            running = self._running[key]
+            for span in over:
+                self._append(running, span)
+            text = list(running.tokens)
+            for span in now:
+                text += self.policy.encoder.tokens(span.text)
+            text += self._action
+            start, first, body = running.start, len(text), self.policy.max_length - running.header
+            if first >= start + body:
+                start = window_start(running.header, body, first, first + 1)
+            texts[key] = text[: running.header] + text[start:]
+        return texts
+
+    def _spans(self, running: _Running, observation: Observation) -> tuple[list[Span], list[Span]]:
+        """Return what came to be over since the session was last seen, and what is new at the step to come."""
+        transcript, history = self.policy.transcript, observation.history
+        known = len(running.history)
+        over: list[Span] = []
+        if not running.tokens or history[:known] != running.history:
+            running.tokens, known = [], 0
+            over.append(transcript.opening(observation, running.operator))
+        before = history[known - 1] if known else None
+        for step in history[known:]:
+            over += [*transcript.seen(before, step.index, step.state, step.events), transcript.acted(step)]
+            before = step
+        running.history = history
+        return over, list(transcript.seen(before, observation.index, observation.state, observation.events))
+
+    def _append(self, running: _Running, span: Span) -> None:
+        """Add what is over, and move the window on where an action does not end in it."""
+        new = self.policy.encoder.tokens(span.text)
+        if not running.tokens:
+            running.header = running.start = min(len(new), self.policy.max_length // 4)
+        first, last = len(running.tokens) + len(self._action), len(running.tokens) + len(new)
+        running.tokens += new
+        body = self.policy.max_length - running.header
+        if span.action and last > running.start + body:
+            running.start = window_start(running.header, body, first, last)
+
+
+def _agreeing(read: list[int], text: list[int]) -> int:
+    """Return how many tokens two texts have in common at their beginning."""
+    shared = min(len(read), len(text))
+    differ = np.flatnonzero(np.array(read[:shared]) != np.array(text[:shared]))
+    return int(differ[0]) if len(differ) else shared

@@ -1,0 +1,1 @@
+"""Simulated people at a desk: an expert, operators with habits and slips, and their verdicts on suggestions."""

@@ -1,0 +1,1 @@
+"""The interactive simulator: a support desk that executes actions."""

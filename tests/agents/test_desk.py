@@ -1,0 +1,302 @@
+"""A desk of running sessions suggests what the decoder suggests on the finished ones, and reads nothing twice."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from toys import DESK, random_session, random_sessions, sharpen, tiny_policy
+
+from handrail.agents.decoding import INVALID, UNFINISHED, Decoder, Suggestion
+from handrail.agents.desk import Desk
+from handrail.agents.encoding import windows
+from handrail.agents.key_values import KeyValues
+from handrail.agents.policy import Policy
+from handrail.agents.transcript import TranscriptConfig
+from handrail.envs.errors import HandrailError
+from handrail.envs.schema import Action, Control, Message, Session, Step, UIState
+from handrail.envs.spaces import Observation
+
+
+def observe(session: Session, index: int) -> Observation:
+    step = session.steps[index]
+    return Observation(session.issue, session.brief, index, step.state, step.events, session.steps[:index])
+
+
+def mixed_sessions(seed: int, lengths: Iterable[int]) -> list[Session]:
+    """Sessions of several lengths, operators and screens, the last step of some by the customer."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for number, length in enumerate(lengths):
+        session = random_session(rng, f"s{number}", length, DESK if number % 3 else DESK[:4])
+        steps = list(session.steps)
+        if number % 3:
+            steps[1:] = [
+                msgspec.structs.replace(s, state=UIState("other", "booking", DESK, {"note": f"{s.index // 2}"}))
+                for s in steps[1:]
+            ]
+        if number % 2 and length > 2:
+            steps[1] = msgspec.structs.replace(steps[1], actor="customer", action=Action("wait"))
+            steps[2] = msgspec.structs.replace(steps[2], actor="policy")
+        found.append(msgspec.structs.replace(session, operator=f"person{number}", steps=tuple(steps)))
+    return found
+
+
+def follow(desk: Desk, sessions: list[Session], starts: Iterable[int], group: int = 99) -> list[Suggestion]:
+    """Work sessions step by step as logged, each from its own start on, `group` at a time in changing order."""
+    found = {}
+    begun = dict(zip((s.id for s in sessions), starts, strict=True))
+    for clock in range(max(begun.values()) + max(len(s.steps) for s in sessions)):
+        running = [s for s in sessions if 0 <= clock - begun[s.id] < len(s.steps)]
+        running = running[:: -1 if clock % 2 else 1]
+        for s in running:
+            if clock == begun[s.id]:
+                desk.begin(s.id, operator=s.operator, session_id=s.id)
+        for some in (running[n : n + group] for n in range(0, len(running), group)):
+            asked = {s.id: observe(s, clock - begun[s.id]) for s in some}
+            given = desk.suggest(asked)
+            assert list(given) == list(asked)
+            found.update({(key, suggestion.step): suggestion for key, suggestion in given.items()})
+        for s in running:
+            if clock - begun[s.id] == len(s.steps) - 1:
+                desk.finish(s.id)
+    acted = [(s.id, step.index) for s in sessions for step in s.steps if step.actor in ("operator", "policy")]
+    return [found[key] for key in acted]
+
+
+def assert_same(given: list[Suggestion], expected: list[Suggestion]) -> None:
+    assert [(s.session_id, s.step, s.tokens, s.action) for s in given] == [
+        (s.session_id, s.step, s.tokens, s.action) for s in expected
+    ]
+    for name in ("log_probability", "min_probability", "margin", "entropy"):
+        ours, theirs = ([getattr(s, name) for s in found] for found in (given, expected))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def policy_for(seed: int, **shape: Any) -> Policy:
+    return sharpen(tiny_policy(random_sessions(100, 30), seed, **shape))
+
+
+def llama(policy: Policy) -> Policy:
+    """Another family, with fewer heads for keys and values than for queries."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(3)
+    filler: Any = policy.tokenizer.pad_token_id
+    shape: Any = LlamaConfig(
+        vocab_size=len(policy.tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        pad_token_id=filler,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    return sharpen(Policy(LlamaForCausalLM(shape).eval(), policy.tokenizer, policy.transcript, policy.max_length))
+
+
+LENGTHS, STARTS = (3, 4, 1, 5, 2), (0, 2, 1, 0, 3)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_suggestions_equal_those_on_the_finished_sessions(seed: int) -> None:
+    policy, sessions = policy_for(seed), mixed_sessions(seed, LENGTHS)
+    expected = Decoder(policy).suggest(sessions)
+    assert len({s.action.tool for s in expected}) >= 3, "the policy decides too little: choose other seeds"
+    desk = Desk(policy)
+    assert_same(follow(desk, sessions, STARTS), expected)
+    assert len(desk) == 0
+    assert_same(follow(desk, sessions, STARTS[::-1], group=2), expected)
+
+
+@pytest.mark.parametrize("kind", ["eager", "llama", "unconstrained", "labels"])
+def test_other_models_and_settings(kind: str) -> None:
+    transcript = TranscriptConfig(controls="labels", replies=True) if kind == "labels" else None
+    policy, sessions = policy_for(0, transcript=transcript), mixed_sessions(5, (3, 4, 2))
+    if kind == "llama":
+        policy = llama(policy)
+    if kind == "eager":
+        model: Any = policy.model
+        model.set_attn_implementation("eager")
+    constrained = kind != "unconstrained"
+    expected = Decoder(policy, constrained).suggest(sessions)
+    assert_same(follow(Desk(policy, constrained=constrained), sessions, (0, 1, 0)), expected)
+
+
+def test_passes_cut_by_padding_and_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, sessions = policy_for(1), mixed_sessions(7, LENGTHS)
+    expected = Decoder(policy).suggest(sessions)
+    for name, value in (("_PADDING", 0), ("_PASS_CELLS", 1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"handrail.agents.desk.{name}", value)
+            assert_same(follow(Desk(policy), sessions, STARTS), expected)
+
+
+def greedy(policy: Policy, prefix: list[int], controls: tuple[Control, ...]) -> tuple[int, ...]:
+    """Decode after a prefix with one full forward pass a token."""
+    decoder, model = Decoder(policy), policy.model
+    cursor = decoder.cursor(controls)
+    assert cursor is not None
+    tokens: list[int] = []
+    while not cursor.done and len(tokens) < 159:
+        with torch.no_grad():
+            scores = model(input_ids=torch.tensor([prefix + tokens])).logits[0, -1].numpy()  # type: ignore[operator]
+        admitted = decoder.admissible(cursor)
+        tokens.append(int(admitted[scores[admitted].argmax()]))
+        cursor.push(tokens[-1])
+    return tuple(tokens)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_sessions_longer_than_the_window(seed: int) -> None:
+    """Equal to the decoder, but for the steps that the log ends outside a window in which they begin."""
+    policy = policy_for(seed, max_length=96)
+    sessions = [random_session(np.random.default_rng([seed, n]), f"s{n}", steps) for n, steps in enumerate((8, 11, 2))]
+    expected = {(s.session_id, s.step): s for s in Decoder(policy).suggest(sessions)}
+    given = follow(Desk(policy), sessions, (0, 1, 2))
+    across = 0
+    for session in sessions:
+        whole = policy.encoder.encode(session.id, policy.transcript.spans(session))
+        start = header = min(whole.header, 96 // 4) if len(whole) > 96 else whole.header
+        for window in windows(whole, 96):
+            first_step = next(iter(window.actions))
+            begins = whole.actions[first_step][0]
+            if header + begins - start < 96 and first_step:
+                prefix = [*whole.ids[:header].tolist(), *whole.ids[start:begins].tolist()]
+                tokens = greedy(policy, prefix, session.steps[first_step].state.controls)
+                (mine,) = (s for s in given if (s.session_id, s.step) == (session.id, first_step))
+                assert mine.tokens == tokens
+                del expected[session.id, first_step]
+                across += 1
+            start = begins - (window.actions[first_step][0] - header)
+    assert across >= 2, "no action crosses the end of a window: the test says nothing about those"
+    assert len(expected) > 12
+    assert_same([s for s in given if (s.session_id, s.step) in expected], list(expected.values()))
+
+
+def test_an_action_longer_than_half_a_window() -> None:
+    """The window after it begins where the decoder's does."""
+    policy = policy_for(0, max_length=96)
+    session = random_session(np.random.default_rng(9), "s", 7)
+    words = " ".join(["please room"] * 25)
+    long = msgspec.structs.replace(session.steps[3], action=Action("send_message", "chat", {"text": words}))
+    session = msgspec.structs.replace(session, steps=(*session.steps[:3], long, *session.steps[4:]))
+    expected = Decoder(policy).suggest([session])
+    given = follow(Desk(policy), [session], [0])
+    assert_same(given[4:], expected[4:])
+
+
+def read_tokens(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Collect how many tokens every pass reads of each session."""
+    found: list[list[int]] = []
+    read = KeyValues.read
+
+    def spy(self: KeyValues, body: Any, rows: Any, pieces: Any) -> torch.Tensor:
+        found.append([len(piece) for piece in pieces])
+        return read(self, body, rows, pieces)
+
+    monkeypatch.setattr(KeyValues, "read", spy)
+    return found
+
+
+def test_nothing_is_read_twice_when_suggestions_are_executed(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = policy_for(4)
+    read = read_tokens(monkeypatch)
+    templates = DESK[:3]
+    desk, steps = Desk(policy, operator="ann"), ()
+    for index in range(6):
+        event = Message("customer", f"message {index}")
+        state = UIState("desk", None, templates)
+        (suggestion,) = desk.suggest({"a": Observation("booking", "", index, state, (event,), steps)}).values()
+        assert suggestion.action.target in ("hello", "hello_again", "bye")
+        steps = (*steps, Step(index, state, (event,), suggestion.action))
+    session = Session("a", "toy", "booking", "ann", steps=steps)
+    assert sum(map(sum, read)) <= len(policy.encoder.encode("a", policy.transcript.spans(session)))
+    # One choice among three templates takes two passes at most: `send_reply` is forced, "hello" may go on.
+    assert len(read) <= 2 * 6 + 6
+    assert Decoder(policy).suggest([session])[-1].tokens == suggestion.tokens
+
+
+def test_tokens_without_a_choice_take_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = policy_for(4)
+    read = read_tokens(monkeypatch)
+    only = (Control("hello_again", "template"),)
+    (found,) = Desk(policy).suggest({0: Observation("booking", "", 0, UIState("desk", None, only))}).values()
+    assert len(read) == 1
+    assert found.action == Action("send_reply", "hello_again")
+    sureness = (found.log_probability, found.min_probability, found.margin, found.entropy)
+    assert sureness == (0.0, 1.0, 1.0, 0.0)
+    (found,) = Desk(policy).suggest({0: Observation("booking", "", 0, UIState("desk", None))}).values()
+    assert (found.action, found.tokens, found.log_probability) == (INVALID, (), UNFINISHED)
+
+
+def test_more_arrives_before_the_operator_acts() -> None:
+    policy = policy_for(2)
+    (session,) = random_sessions(8, 1, steps=3)
+    late = msgspec.structs.replace(
+        session.steps[2], events=(*session.steps[2].events, Message("customer", "and green please"))
+    )
+    longer = msgspec.structs.replace(session, steps=(*session.steps[:2], late))
+    desk = Desk(policy, operator="ann")
+    first, again, more = (desk.suggest({"x": observe(s, 2)})["x"] for s in (session, session, longer))
+    before, after = (Decoder(policy).suggest([s])[2] for s in (session, longer))
+    assert_same([first, again, more], [dataclasses.replace(s, session_id="x") for s in (before, before, after)])
+
+
+def test_sessions_that_are_set_back_or_take_another_course() -> None:
+    policy = policy_for(1)
+    one, other = random_sessions(11, 2, steps=5)
+    other = msgspec.structs.replace(other, id=one.id)
+    branched = msgspec.structs.replace(one, steps=(*one.steps[:2], *other.steps[2:]))
+    desk = Desk(policy, operator="ann")
+    course = [(one, 0), (one, 4), (one, 2), (branched, 4), (other, 4), (one, 4)]
+    given = [desk.suggest({one.id: observe(session, index)})[one.id] for session, index in course]
+    assert_same(given, [Decoder(policy).suggest([session])[index] for session, index in course])
+
+
+def test_copied_observations_are_the_same_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they come from another process: equal parts that are not the same objects."""
+    policy = policy_for(1)
+    (session,) = random_sessions(12, 1, steps=4)
+    read = read_tokens(monkeypatch)
+    totals = []
+    for copied in (False, True):
+        desk, before = Desk(policy, operator="ann"), len(read)
+        for index in range(4):
+            seen = observe(session, index)
+            if copied:
+                seen = msgspec.json.decode(msgspec.json.encode(seen), type=Observation)
+            desk.suggest({0: seen})
+        totals.append(read[before:])
+    assert totals[0] == totals[1]
+
+
+def test_mistakes_are_named() -> None:
+    policy = policy_for(0)
+    desk = Desk(policy)
+    desk.begin("a")
+    with pytest.raises(HandrailError, match="'a' is running"):
+        desk.begin("a")
+    desk.finish("a")
+    with pytest.raises(HandrailError, match="no session 'a' is running"):
+        desk.finish("a")
+    assert desk.suggest({}) == {}
+    policy.body.config.sliding_window = 600
+    with pytest.raises(HandrailError, match=r"last 600 tokens.*max_length to 440"):
+        Desk(policy)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu() -> None:
+    policy, sessions = policy_for(0), mixed_sessions(5, LENGTHS)
+    expected = Decoder(policy).suggest(sessions)
+    model: Any = policy.model
+    model.to("cuda")
+    assert_same(follow(Desk(policy), sessions, STARTS), expected)
