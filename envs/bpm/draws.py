@@ -46,6 +46,7 @@ class Chance:
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
+        self._left: list[float] = []
         self.state = 0
 
     def __call__(self) -> float:
@@ -67,7 +68,7 @@ class Chance:
             bits.advance(drawn)
         self._numbers = np.random.Generator(bits)
         self._taken = drawn
-        self._left: list[float] = []
+        self._left = []
 
 
 def uniform_of(rng: np.random.Generator) -> Uniform:

@@ -368,7 +368,7 @@ class BPMEnv(gymnasium.Env[Observation, Action | Mapping[str, Any]]):
         if not self.html:
             return state
         from handrail.envs.bpm.html import render
-        from handrail.envs.logs.readers.html import parse
+        from handrail.envs.logs.pages import parse
 
         return parse(render(state))
 

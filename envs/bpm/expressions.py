@@ -360,7 +360,7 @@ def compile_text(text: str, names: Iterable[str]) -> CompiledText:
             options = None
         elif token == "|" and options is not None:
             options.append([])
-        elif token in "{}":
+        elif token in ("{", "}"):
             raise HandrailError(f"text {text!r}: `{token}` without its partner; slots look like {{customer.name}}")
         else:
             piece = compile_expression(token[1:-1], allowed) if token[0] == "{" else token

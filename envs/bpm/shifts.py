@@ -25,6 +25,7 @@ import keyword
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -357,35 +358,50 @@ def changed_rule(domain: Domain, rng: np.random.Generator, severity: float) -> D
     """
     if not severity:
         return domain
-    wanted = max(1, round(4 * severity))
     data = _plain(domain)
-    candidates: list[tuple[str, Any, Any]] = [("threshold", *place) for place in _thresholds(data)]
-    candidates += [("escalation", *place) for place in _branches(data)]
+    changes: list[_Change] = []
+    for where, number in _thresholds(data):
+        changes.append(partial(_move_threshold, procedure=where, old=number, new=_moved(number, rng, severity)))
+    for where, node, branch in _branches(data):
+        changes.append(partial(_escalate, name=where, node=node, branch=branch))
+    order = [changes[i] for i in rng.permutation(len(changes))]
+    wanted = max(1, round(_MOST * severity))
+    at_once = _tried(domain, order[:wanted]) if order else None
+    if at_once is not None:
+        return at_once
+    # Some change leaves a guard that no case meets, or a node that none reaches: take those that go well.
     changed, done = domain, 0
-    touched: set[tuple[str, Any]] = set()
-    for i in rng.permutation(len(candidates)):
-        kind, procedure, what = candidates[i]
+    for change in order:
+        trial = _tried(changed, [change])
+        if trial is not None:
+            changed, done = trial, done + 1
         if done == wanted:
             break
-        if (procedure, str(what)) in touched:
-            continue
-        trial = _plain(changed)
-        if kind == "threshold":
-            _move_threshold(trial, procedure, what, _moved(what, rng, severity))
-        else:
-            _escalate(trial, procedure, *what)
-        try:
-            trial_domain = _domain(trial)
-        except HandrailError:
-            # A guard that no case meets any more, or a node that none reaches: another candidate has to do.
-            continue
-        changed, done = trial_domain, done + 1
-        touched.add((procedure, str(what)))
     if not done:
         raise HandrailError(
             f"domain {domain.name!r}: no decision could be changed; shift 'changed_rule' needs a numeric threshold in "
             "a guard, or a branch that some but not all cases take and an outcome for escalation"
         )
+    return changed
+
+
+_MOST: Final = 4
+"""Decisions that `changed_rule` changes at severity 1."""
+
+_Change = Callable[[_Data], bool]
+"""Changes plain data in place, and tells whether it could."""
+
+
+def _tried(domain: Domain, changes: Iterable[_Change]) -> Domain | None:
+    """Return the domain after `changes`, `None` if one does not apply or the domain does not pass its checks."""
+    trial = _plain(domain)
+    if not all(change(trial) for change in changes):
+        return None
+    changed = _domain(trial)
+    try:
+        check_domain(changed)
+    except HandrailError:
+        return None
     return changed
 
 
@@ -409,22 +425,31 @@ def _numbers(text: str | None) -> list[float]:
             "times(" in ast.unparse(one) for one in (node.left, *node.comparators)
         ):
             for one in node.comparators:
-                if isinstance(one, ast.Constant) and type(one.value) in (int, float) and one.value > 1:
-                    found.append(one.value)
+                number = _number(one)
+                if number is not None and number > 1:
+                    found.append(number)
     return found
+
+
+def _number(node: ast.expr) -> float | None:
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
+        return node.value
+    return None
 
 
 def _moved(number: float, rng: np.random.Generator, severity: float) -> float:
     factor = 1 + 2 * severity * rng.uniform(0.5, 1)
     new = number * factor if rng.random() < 0.5 else number / factor
-    if isinstance(number, float):
+    if number != int(number):
         return round(new, 2)
     whole = max(1, round(new))
     return whole if whole != number else number + 1
 
 
-def _move_threshold(data: _Data, procedure: str, old: float, new: float) -> None:
+def _move_threshold(data: _Data, procedure: str, old: float, new: float) -> bool:
     """Replace `old` by `new` in all that the procedure decides by."""
+    if (procedure, old) not in _thresholds(data):
+        return False
     nodes = data["procedures"][procedure]["nodes"].values()
     acts = {node["submit"] for node in nodes if node["submit"]}
     tells = {name for node in nodes for name in _listed(node["tell"])}
@@ -436,7 +461,7 @@ def _move_threshold(data: _Data, procedure: str, old: float, new: float) -> None
         for node in ast.walk(tree):
             if isinstance(node, ast.Compare):
                 for one in node.comparators:
-                    if isinstance(one, ast.Constant) and type(one.value) is type(old) and one.value == old:
+                    if isinstance(one, ast.Constant) and _number(one) == old:
                         one.value = new
         return ast.unparse(tree)
 
@@ -461,10 +486,11 @@ def _move_threshold(data: _Data, procedure: str, old: float, new: float) -> None
                     field["error"] = reworded(field["error"])
     for name in tells:
         data["templates"][name]["text"] = reworded(data["templates"][name]["text"])
+    return True
 
 
-def _branches(data: _Data) -> list[tuple[str, tuple[str, int]]]:
-    """Return the guarded branches of decisions that may lead to escalation, as (procedure, (node, branch))."""
+def _branches(data: _Data) -> list[tuple[str, str, int]]:
+    """Return the guarded branches of decisions that may lead to escalation, as (procedure, node, branch)."""
     outcomes = data["desk"]["outcomes"]
     if len(outcomes) < 2:
         return []
@@ -481,7 +507,7 @@ def _branches(data: _Data) -> list[tuple[str, tuple[str, int]]]:
                 # Most of the procedure stays as it was, good ends stay possible, and the branch was none to escalation.
                 stays = outcomes[0] in ends and len(left) >= _STAYS * len(everything)
                 if branch["when"] and stays and outcomes[-1] not in _ends(procedure, branch["to"]):
-                    found.append((name, (node, i)))
+                    found.append((name, node, i))
     return found
 
 
@@ -495,14 +521,17 @@ def _redirected(procedure: _Data, node: str, branch: int) -> _Data:
     return nodes
 
 
-def _escalate(data: _Data, name: str, node: str, branch: int) -> None:
+def _escalate(data: _Data, name: str, node: str, branch: int) -> bool:
     """Let a branch close the case as escalated, and remove the nodes that nothing leads to any more."""
+    if (name, node, branch) not in _branches(data):
+        return False
     procedure = data["procedures"][name]
     nodes = _redirected(procedure, node, branch)
     nodes[_SECOND_LINE] = {"close": data["desk"]["outcomes"][-1]}
     procedure["nodes"] = nodes
     left = _reachable(procedure)
     procedure["nodes"] = {key: value for key, value in nodes.items() if key in left}
+    return True
 
 
 _SECOND_LINE: Final = "to_second_line"
@@ -569,7 +598,7 @@ def unseen_issue(domain: Domain, rng: np.random.Generator, severity: float) -> D
         issues[name] = msgspec.structs.replace(
             issue, weight=max(weight, _NEVER), second=issue.second if shares[name] else []
         )
-    return _domain(_plain(msgspec.structs.replace(domain, issues=issues)))
+    return msgspec.structs.replace(domain, issues=issues)
 
 
 _NEVER: Final = 1e-12
@@ -633,10 +662,7 @@ def _plain(domain: Domain) -> _Data:
 
 
 def _domain(data: _Data) -> Domain:
-    """Return the domain that `data` is, checked."""
-    domain = msgspec.convert(data, Domain)
-    check_domain(domain)
-    return domain
+    return msgspec.convert(data, Domain)
 
 
 def _nodes(data: _Data) -> Iterator[tuple[str, _Data]]:

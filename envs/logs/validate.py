@@ -70,6 +70,8 @@ READER_RULES: dict[str, Rule] = {
         Rule("missing_key", "a key that every file needs is absent", True),
         Rule("no_events", "nothing happened in the session", True),
         Rule("no_operator_action", "no operator acted in the session", True),
+        Rule("no_snapshot", "something was done on a page that was never recorded", True),
+        Rule("unknown_element", "something was done with an element that the recorded page does not have", True),
         Rule("reader_failed", "the reader met something it has no rule for; please report it", True),
     )
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import pickle
 
@@ -12,13 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from strategies import sessions as any_session
 
 from handrail.agents.baselines._arguments import ArgumentFiller
-from handrail.agents.baselines._moments import moments
+from handrail.agents.baselines._moments import Moment, Watch, moments
 from handrail.agents.decoding import Suggestion
 from handrail.envs import registry
 from handrail.envs.errors import HandrailError
 from handrail.envs.normalize import same_action
 from handrail.envs.offers import offers
 from handrail.envs.schema import Action, Constraint, Control, Feedback, Message, Result, Session, Step, UIState
+from handrail.envs.spaces import Observation
 
 PACKAGE = "handrail.agents.baselines"
 NAMES = registry.names(PACKAGE)
@@ -292,3 +294,25 @@ def test_learns_from_real_logs(star_root, name: str, floor: float) -> None:
     steps = [step for s in drawn[1200:] for step in s.steps if step.actor == "operator"]
     made = baseline.suggest(drawn[1200:])
     assert np.mean([same_action(m.action, s.action) for m, s in zip(made, steps, strict=True)]) > floor
+
+
+def gathered(moment: Moment) -> tuple[object, ...]:
+    one = moment.session
+    known = (one.id, one.issue, one.operator, one.brief, moment.index, moment.state, moment.kind, moment.heads)
+    return copy.deepcopy((*known, moment.customer, moment.operator, moment.results, moment.submissions))
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], deadline=None, max_examples=50)
+@given(any_session(), any_session())
+def test_a_watched_session_has_the_moments_of_the_finished_one(one: Session, other: Session) -> None:
+    """Asked at every step, twice, with the last event late, and after another session under the same key."""
+    expected = {step.index: gathered(moment) for moment, step in moments(one)}
+    watch = Watch(one.id, one.operator)
+    watch.see(Observation(one.issue, one.brief, 0, other.steps[0].state, other.steps[0].events))
+    for step in one.steps:
+        seen = Observation(one.issue, one.brief, step.index, step.state, step.events, one.steps[: step.index])
+        watch.see(msgspec.structs.replace(seen, events=step.events[:-1]))
+        found = [gathered(watch.see(seen)) for _ in range(2)]
+        if step.actor == "operator":
+            assert found == [expected.pop(step.index)] * 2
+    assert expected == {}

@@ -137,7 +137,7 @@ def test_anchors_and_merges_work(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("desk: [", "not readable as YAML: line 1"),
+        ("desk: [", "not readable as YAML: line 2"),
         ("just text", "expected sections"),
         ("", "this section is missing"),
     ],
