@@ -33,7 +33,7 @@ import msgspec
 import numpy as np
 
 from handrail.envs.bpm.check import check_domain
-from handrail.envs.bpm.domain import Domain
+from handrail.envs.bpm.domain import Domain, Node
 from handrail.envs.errors import HandrailError, nearest
 
 Shift = Callable[[Domain, np.random.Generator, float], Domain]
@@ -501,7 +501,7 @@ def _branches(data: _Data) -> list[tuple[str, str, int]]:
         everything = _reachable(procedure)
         for node, spec in procedure["nodes"].items():
             for i, branch in enumerate(spec["decide"] or ()):
-                trial = {**procedure, "nodes": _redirected(procedure, node, i)}
+                trial = {**procedure, "nodes": _redirected(procedure, node, i, outcomes[-1])}
                 left = _reachable(trial)
                 ends = {trial["nodes"][one]["close"] for one in left}
                 # Most of the procedure stays as it was, good ends stay possible, and the branch was none to escalation.
@@ -511,13 +511,13 @@ def _branches(data: _Data) -> list[tuple[str, str, int]]:
     return found
 
 
-def _redirected(procedure: _Data, node: str, branch: int) -> _Data:
-    """Return the nodes of `procedure` with one branch leading to the new node `second_line`, which is empty."""
+def _redirected(procedure: _Data, node: str, branch: int, outcome: str) -> _Data:
+    """Return the nodes of `procedure` with one branch leading to a node that closes the case with `outcome`."""
     nodes = dict(procedure["nodes"])
     decide = [dict(one) for one in nodes[node]["decide"]]
     decide[branch]["to"] = _SECOND_LINE
     nodes[node] = {**nodes[node], "decide": decide}
-    nodes.setdefault(_SECOND_LINE, dict.fromkeys(nodes[node]))
+    nodes[_SECOND_LINE] = msgspec.to_builtins(Node(close=outcome))
     return nodes
 
 
@@ -526,8 +526,7 @@ def _escalate(data: _Data, name: str, node: str, branch: int) -> bool:
     if (name, node, branch) not in _branches(data):
         return False
     procedure = data["procedures"][name]
-    nodes = _redirected(procedure, node, branch)
-    nodes[_SECOND_LINE] = {"close": data["desk"]["outcomes"][-1]}
+    nodes = _redirected(procedure, node, branch, data["desk"]["outcomes"][-1])
     procedure["nodes"] = nodes
     left = _reachable(procedure)
     procedure["nodes"] = {key: value for key, value in nodes.items() if key in left}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from handrail.envs.schema import Session
 
 KEYS = ("train.packed_vs_stepwise",)
-SESSIONS, HELD_OUT = 500, 100
+SESSIONS, HELD_OUT = 300, 100
 ROUNDS, PATIENCE = 6, 12
 
 
