@@ -140,7 +140,8 @@ def rollout(
                 due += 1
     finally:
         for env in envs:
-            env.close()
+            unused: Any = env
+            unused.close()
 
 
 def _step(slot: _Slot, action: Action) -> Played | None:

@@ -18,7 +18,7 @@ import multiprocessing
 import os
 import shutil
 import tempfile
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,7 +110,8 @@ def simulate(
         domain: name of a shipped domain, path of a domain's folder, or a domain.
         n: number of sessions, >= 0.
         seed: the same seed gives the same sessions, whatever `workers` is; the first sessions are the same for any `n`.
-        workers: processes; 1 works in this one.
+        workers: processes; 1 works in this one. More are spawned, so a script that asks for them does so under
+            `if __name__ == "__main__":`.
         operators: who works, or how many people to draw for it (from `seed`).
         issues: the kinds of case that come in; all if left out.
         customer: how customers differ from the default ones.
@@ -465,7 +466,14 @@ def _mapped(function: Callable[[Any], Any], desk: _Desk, jobs: list[Any], worker
     # Forking a process that has threads (torch, Arrow) can lock up its children; spawning never does.
     context = multiprocessing.get_context("spawn")
     with context.Pool(min(workers, max(len(jobs), 1)), _settle, (desk,)) as pool:
-        yield from pool.imap(function, jobs)
+        waiting: deque[Any] = deque()
+        for job in jobs:
+            # Workers run ahead of a slow consumer by a few chunks, not by all of them.
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().get()
+            waiting.append(pool.apply_async(function, (job,)))
+        while waiting:
+            yield waiting.popleft().get()
 
 
 _settled: list[_Bench] = []

@@ -206,7 +206,8 @@ class _Check:
             if root == "value":
                 self.add(path, f"expression `{compiled.text}`: `value` is the content itself and has no fields")
             else:
-                self.known(f"field of {root}", field, self._fields(root, context), path)
+                kind = context.row if root == "row" else root
+                self.known(f"field of {kind}", field, self._fields(root, context), path)
         for target in sorted(compiled.times):
             self.known("template or form", target, [*self.domain.templates, *self.forms], path)
 

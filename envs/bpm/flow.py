@@ -306,7 +306,7 @@ class _Walk:
         else:
             self.outcome = given.close
             if not self.imagine:
-                self._stop(Todo("close", given.close or ""), ())
+                self._stop(Todo("close", given.close or "", node=self._name(node)), ())
             raise _Stop
         return given.next
 

@@ -28,7 +28,7 @@ from handrail.envs.bpm.world import World
 from handrail.envs.errors import HandrailError
 
 _CASES: Final = 12
-_WORKED: Final = 3
+_WORKED: Final = 6
 _MIXED: Final = 4000
 _POOL: Final = 200
 _LONGEST: Final = 300
@@ -344,7 +344,8 @@ class _Probe:
             for case in cases:
                 for sample in self._moments(case):
                     for record in case.records.values():
-                        if record.type == kind and self._true(where, {**sample.scope, "row": record.values}):
+                        listed = record.type == kind and (record.owner < 0 or record.id >= case.customer)
+                        if listed and self._true(where, {**sample.scope, "row": record.values}):
                             return
         names = sorted(where.reads)
         literals = _literals([where])
@@ -416,20 +417,17 @@ class _Probe:
         scope = dict(choose(uniform, wanted or self.samples).scope)
         absent = {kind for kind in self.domain.records if uniform() < 0.1}
         known = literals or {}
-        drawn: list[Any] = [None]
+        drawn: list[Any] = []
         for name in names:
             root, dot, field = name.partition(".")
-            if not dot or uniform() < 0.2:
+            if not dot or (scope.get(root) is not None and uniform() < 0.2):
                 continue
             source = (
                 f"{row}.{field}" if root == "row" else f"{form.form.id}.{field}" if root == "form" and form else name
             )
             # Guards compare fields with each other: what is drawn for one is sometimes the value of another.
-            value = (
-                choose(uniform, drawn)
-                if uniform() < 0.1
-                else draw(source, uniform, scope["today"], known.get(source, ()))
-            )
+            copied = bool(drawn) and uniform() < 0.1
+            value = choose(uniform, drawn) if copied else draw(source, uniform, scope["today"], known.get(source, ()))
             drawn.append(value)
             scope[root] = {**(scope.get(root) or {}), field: value}
         for kind in absent:
@@ -445,7 +443,8 @@ class _Probe:
             root, dot, field = name.partition(".")
             values = self.pools.values.get(f"{row}.{field}" if root == "row" else name, []) if dot else []
             if 0 < len(values) <= 12:
-                hints.append(f"{name} is {', '.join('none' if v is None else repr(v) for v in values)}")
+                ordered = sorted(values, key=lambda value: (value is not None, type(value).__name__, value or 0))
+                hints.append(f"{name} is {', '.join('none' if value is None else repr(value) for value in ordered)}")
             elif name in self.pools.ranges:
                 least, most = self.pools.ranges[name]
                 hints.append(f"{name} lies between {least} and {most}")
@@ -461,23 +460,27 @@ class _Probe:
         """Work cases of each issue, most of them in thought only; note those that do not end well."""
         for issue, cases in self.cases.items():
             path: KeyPath = ("procedures", self.domain.issues[issue].procedure)
+            courses: dict[tuple[str, ...], Case] = {}
             for case in cases:
                 wanted = flow.expected(World(self.domain, case))
-                if len(wanted.course) > _LONGEST:
-                    self._circle(path, issue, wanted.course[-6:])
+                procedure, _, last = wanted.course[-1].partition(".")
+                if self.domain.procedures[procedure].nodes[last].close is None:
+                    self._circle(path, issue, wanted.course[-12:])
                     return
                 self._skipped(issue, wanted)
+                courses.setdefault(wanted.course, case)
             if self.problems.found:
                 return
             failed = []
-            for case in cases[:_WORKED]:
+            worked = list(courses.values())[:_WORKED]
+            for case in worked:
                 try:
                     world, nodes, _ = work(self.domain, case)
                 except HandrailError as error:
                     self.problems.add(path, f"a case of {issue!r} cannot be worked: {error}")
                     return
                 if world.outcome is None:
-                    self._circle(path, issue, nodes[-6:])
+                    self._circle(path, issue, nodes[-12:])
                     return
                 for rule in dict.fromkeys(world.violations):
                     self.problems.add(
@@ -486,10 +489,10 @@ class _Probe:
                         f"({self.domain.rules[rule].text}); the last nodes were {', '.join(nodes[-4:])}",
                     )
                 failed += [world] if not world.success and not world.violations else []
-            if len(failed) == _WORKED:
+            if len(failed) == len(worked):
                 self.problems.add(
                     path,
-                    f"{_WORKED} of {_WORKED} cases of {issue!r} were worked as it says and did not succeed; "
+                    f"{len(failed)} of {len(worked)} cases of {issue!r} were worked as it says and did not succeed; "
                     f"they were closed as {', '.join(sorted({str(w.outcome) for w in failed}))}",
                 )
 
@@ -529,7 +532,7 @@ class _Probe:
     def _circle(self, path: KeyPath, issue: str, nodes: Sequence[str]) -> None:
         self.problems.add(
             path,
-            f"a case of {issue!r} never ends; it goes round {', '.join(dict.fromkeys(nodes))}. "
+            f"a case of {issue!r} never ends; it goes round {', '.join(sorted(set(nodes)))}. "
             "A circle needs a decision that leaves it in the end, e.g. on times('TEMPLATE')",
         )
 
