@@ -96,7 +96,7 @@ class _Pools:
 
     def draw(self, name: str, uniform: Uniform, today: str, literals: Sequence[Any] = ()) -> Any:
         """Return a value of `name`; often one of `literals`, which the guard compares it with, if it can be that."""
-        literal = choose(uniform, literals) if literals and uniform() < 0.6 else None
+        literal: Any = choose(uniform, list(literals)) if literals and uniform() < 0.6 else None
         values = self.values.get(name, [])
         if name in self.days and not (values and uniform() < 0.3):
             low, high = self.days[name]
@@ -177,29 +177,28 @@ class _Probe:
                 self._generator(f"{kind}.{field}", generator)
         for cases in self.cases.values():
             for case in cases[:3]:
-                for record in case.records.values():
-                    if record.id >= case.customer:
-                        for field, value in record.values.items():
-                            self.pools.add(f"{record.type}.{field}", value, case.today)
+                for drawn in case.records.values():
+                    if drawn.id >= case.customer:
+                        for field, value in drawn.values.items():
+                            self.pools.add(f"{drawn.type}.{field}", value, case.today)
         for field, value in self.domain.desk.case.items():
             self.pools.add(f"case.{field}", value, first)
         for name, issue in self.domain.issues.items():
             for fact, spec in issue.facts.items():
                 self.pools.add(f"said.{fact}", None, first)
-                for generator in (spec.draw, spec.wrong_value):
-                    if generator is not None:
-                        self._generator(f"said.{fact}", generator)
+                for drawing in (spec.draw, spec.wrong_value):
+                    if drawing is not None:
+                        self._generator(f"said.{fact}", drawing)
             for case in self.cases[name]:
                 for matter in case.matters:
                     for fact, known in matter.facts.items():
                         for value in (known.value, known.first, known.later):
                             self.pools.add(f"said.{fact}", value, case.today)
         for form in self.program.forms.values():
-            for field in form.form.fields:
-                name = f"{form.form.id}.{field.id}"
-                flags = (False, True) if field.kind == "checkbox" else ()
-                for value in (*field.options, *flags, *(() if field.required else (None,))):
-                    self.pools.add(name, value, first)
+            for entry in form.form.fields:
+                flags = (False, True) if entry.kind == "checkbox" else ()
+                for value in (*entry.options, *flags, *(() if entry.required else (None,))):
+                    self.pools.add(f"{form.form.id}.{entry.id}", value, first)
         # What is set may depend on what else is set: a few rounds reach what matters.
         for _ in range(2):
             self._assignments()
@@ -290,9 +289,9 @@ class _Probe:
                     self._row((*path, "where"), node.where, table.rows, self.issues[name], "no row is ever found by it")
         self._screens()
         for name, rule in self.domain.rules.items():
-            forms = [self.program.forms[target] for target in rule.never if target in self.program.forms]
+            forms: list[CompiledForm | None] = [self.program.forms.get(target) for target in rule.never]
             condition = next(c for target in rule.never for n, c in self.program.rules[target] if n == name)
-            if not any(self.holds(condition, None, form=form) for form in forms or [None]):
+            if not any(self.holds(condition, None, form=form) for form in forms):
                 self._never(("rules", name, "when"), condition, "the rule can never be broken")
 
     def _branch(

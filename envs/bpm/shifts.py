@@ -26,6 +26,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from itertools import zip_longest
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -359,12 +360,15 @@ def changed_rule(domain: Domain, rng: np.random.Generator, severity: float) -> D
     if not severity:
         return domain
     data = _plain(domain)
-    changes: list[_Change] = []
+    kinds: list[list[_Change]] = [[], []]
     for where, number in _thresholds(data):
-        changes.append(partial(_move_threshold, procedure=where, old=number, new=_moved(number, rng, severity)))
+        kinds[0].append(partial(_move_threshold, procedure=where, old=number, new=_moved(number, rng, severity)))
     for where, node, branch in _branches(data):
-        changes.append(partial(_escalate, name=where, node=node, branch=branch))
-    order = [changes[i] for i in rng.permutation(len(changes))]
+        kinds[1].append(partial(_escalate, name=where, node=node, branch=branch))
+    drawn = [[kind[i] for i in rng.permutation(len(kind))] for kind in kinds]
+    # In turn, for a procedure has many more branches than thresholds.
+    turns = zip_longest(*(drawn if rng.random() < 0.5 else reversed(drawn)))
+    order = [change for turn in turns for change in turn if change is not None]
     wanted = max(1, round(_MOST * severity))
     at_once = _tried(domain, order[:wanted]) if order else None
     if at_once is not None:

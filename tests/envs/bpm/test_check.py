@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from handrail.envs.bpm import check, load, probe
+from handrail.envs.bpm import check, graphs, load, probe
 from handrail.envs.bpm.domain import Domain
 from handrail.envs.errors import HandrailError
 
@@ -284,7 +284,7 @@ def test_guards_that_seldom_hold_are_none_of_those(guard: str) -> None:
     domain = changed((f"{NODES}/reserved/decide/0/when", f"loan.state == 'reserved' or {guard}"))
     check.check_domain(domain)
     problems = load.Problems("domain")
-    probed = probe._Probe(domain, problems, check.worked_in(domain))
+    probed = probe._Probe(domain, problems, graphs.worked_in(domain))
     assert probed.draw()
     probed.collect()
     assert probed.holds(probed.program._compile(guard), ["renew_loan"])
