@@ -29,11 +29,9 @@ from handrail.envs.spaces import Observation
 
 K = TypeVar("K", bound=Hashable)
 
-_PADDING = 256
-"""Padding tokens that one pass may hold, whatever its size: about what a pass costs beyond its tokens."""
-
-_SHARE = 4
-"""A pass may also hold one padding token for so many others."""
+_PASS_COST = {"cpu": 16}
+_PASS_COST_ELSEWHERE = 4096
+"""What a pass costs beside its tokens, by kind of device, in tokens: a few layers of overhead, or an idle GPU."""
 
 _PASS_CELLS = 1 << 26
 """Tokens read times tokens seen in one pass: bounds the memory of its mask."""
@@ -95,6 +93,9 @@ class Desk:
         self._cache = KeyValues(int(config.num_hidden_layers), int(filler))
         self._running: dict[Hashable, _Running] = {}
         self._action = policy.encoder.tokens(ACTION)
+        self._pass_cost = _PASS_COST.get(policy.device.type, _PASS_COST_ELSEWHERE)
+        # Where attention takes as long as the matrices: 4 L d operations against about 26 d^2, in each layer.
+        self._reach = 6.5 * float(config.hidden_size)
 
     def __len__(self) -> int:
         """Return how many sessions are running."""
@@ -180,22 +181,30 @@ class Desk:
     def _groups(
         self, waiting: list[tuple[_Running, Writing, list[int]]]
     ) -> Iterator[list[tuple[_Running, Writing, list[int]]]]:
-        """Cut a batch so that passes hold little padding and fit the memory."""
+        """Cut a batch into passes: a session joins one unless its padding costs more than a pass of its own."""
         group: list[tuple[_Running, Writing, list[int]]] = []
-        longest = held = seen = 0
-        for item in sorted(waiting, key=lambda item: -len(item[2])):
-            new, length = len(item[2]), self._cache.lengths[item[0].row]
-            cells = longest * (len(group) + 1)
-            if group and (
-                cells - held - new > _PADDING + held // _SHARE or cells * max(seen, length + longest) > _PASS_CELLS
-            ):
-                yield group
-                group, longest, held, seen = [], 0, 0, 0
-            longest = longest or new
-            held, seen = held + new, max(seen, length + longest)
+        longest = seen = 0
+        lengths = self._cache.lengths
+        for item in sorted(waiting, key=lambda item: (len(item[2]), lengths[item[0].row]), reverse=True):
+            new, length = len(item[2]), lengths[item[0].row]
+            if group:
+                wider = max(seen, length + longest)
+                joined = self._cost(len(group) + 1, longest, wider)
+                apart = self._cost(len(group), longest, seen) + self._pass_cost + self._cost(1, new, length + new)
+                if joined > apart or (len(group) + 1) * longest * wider > _PASS_CELLS:
+                    yield group
+                    group = []
+                else:
+                    seen = wider
+            if not group:
+                longest, seen = new, length + new
             group.append(item)
         if group:
             yield group
+
+    def _cost(self, rows: int, new: int, seen: int) -> float:
+        """Return what it costs to read `new` tokens in each row, in tokens that see nothing before them."""
+        return rows * new * (1 + seen / self._reach)
 
     def _texts(self, observations: Mapping[K, Observation]) -> dict[K, list[int]]:
         """Return the tokens a policy reads in each session, up to the marker that opens the action."""

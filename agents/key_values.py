@@ -9,6 +9,8 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 _FIRST_ROOM = 256
+_COPY_COST = 2
+"""What copying a row costs, in tokens read."""
 
 
 class KeyValues:
@@ -73,12 +75,13 @@ class KeyValues:
         device = body.device
         by_row = dict(zip(rows, pieces, strict=True))
         chosen = sorted(by_row)
-        # Reading idle rows along costs less than copying the others together, unless most are idle.
-        if chosen[-1] - chosen[0] < 2 * len(chosen):
+        longest = max(map(len, pieces))
+        idle = chosen[-1] + 1 - chosen[0] - len(chosen)
+        # Rows that lie together need not be copied together: idle ones are read along where that costs less.
+        if idle * longest <= _COPY_COST * len(chosen):
             chosen = list(range(chosen[0], chosen[-1] + 1))
         given = [list(by_row.get(row, (self.pad,))) for row in chosen]
         counts = [len(piece) for piece in given]
-        longest = max(counts)
         ids = torch.tensor([piece + [self.pad] * (longest - len(piece)) for piece in given], device=device)
         start = torch.tensor([self.lengths[row] for row in chosen], device=device)
         positions = start[:, None] + torch.arange(longest, device=device)

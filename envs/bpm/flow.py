@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from handrail.envs.bpm import effects
 from handrail.envs.bpm.expressions import text_of
 from handrail.envs.bpm.ground import Ground, Record
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 _VISITS = 30
 
 
-class Done(NamedTuple):
+class Done(msgspec.Struct, frozen=True, gc=False):
     """One thing that was done, as far as procedures look back on it.
 
     Attributes:
@@ -70,6 +72,10 @@ class Todo(NamedTuple):
     node: str = ""
 
 
+Setter = tuple[str, str, str, dict[str, Any], str]
+"""What brings a record into focus: `kind`, `target`, `item`, `values` and `node` of a `Todo`."""
+
+
 class Base(NamedTuple):
     """How things were when an issue came up.
 
@@ -83,7 +89,7 @@ class Base(NamedTuple):
     start: int
     ground: Ground
     runs: dict[str, str]
-    setters: dict[str, Todo]
+    setters: dict[str, Setter]
 
 
 class Expected(NamedTuple):
@@ -105,7 +111,7 @@ class Expected(NamedTuple):
     outcome: str | None
     added: dict[int, tuple[str, ...]]
     runs: dict[str, str]
-    setters: dict[str, Todo]
+    setters: dict[str, Setter]
     course: tuple[str, ...]
 
 
@@ -195,10 +201,8 @@ def _navigate(world: World, screen: str) -> list[Action]:
     return [Action("navigate", name) for name in route(world, screen) or []]
 
 
-def _turns(node: CompiledNode) -> bool:
-    """Tell whether a node does nothing by itself, so that nothing can trade places with it."""
-    given = node.node
-    return given.decide is not None or given.run is not None or given.close is not None or given.exit is not None
+_TURNS = frozenset({"decide", "run", "close", "exit"})
+"""Kinds of node that do nothing by themselves: nothing can trade places with them."""
 
 
 class _Stop(Exception):
@@ -235,7 +239,7 @@ class _Walk:
         self.stack: list[tuple[str, dict[str, str]]] = []
         self.procedure = world.domain.issues[self.matter.issue].procedure
         self.main = self.procedure
-        self.visits: dict[tuple[str, str], int] = {}
+        self.visits: dict[str, int] = {}
         self.found: list[Todo] = []
         self.tells: list[tuple[tuple[str, ...], tuple[tuple[str, int], ...]]] = []
         self.added: dict[int, tuple[str, ...]] = {}
@@ -254,22 +258,19 @@ class _Walk:
 
     def _run(self) -> None:
         name: str | None = self.program.procedure(self.procedure).start
+        procedures, visits = self.program.procedures, self.visits
         try:
             while True:
-                node = self.program.procedures[self.procedure].get(name) if name else None
-                if node is None:
+                node = procedures[self.procedure].get(name) if name else None
+                if node is None or visits.get(node.path, 0) == _VISITS:
                     self._stuck()
                     break
-                if self.swapping and _turns(node):
+                if self.swapping and node.kind in _TURNS:
                     self.found = self.waiting
                     break
                 swapped = self.swapping
-                key = self.procedure, node.name
-                self.visits[key] = self.visits.get(key, 0) + 1
-                if self.visits[key] > _VISITS:
-                    self._stuck()
-                    break
-                self.course.append(f"{self.procedure}.{node.name}")
+                visits[node.path] = visits.get(node.path, 0) + 1
+                self.course.append(node.path)
                 name = self._pass(node)
                 if swapped:
                     self.found = self.waiting
@@ -279,34 +280,34 @@ class _Walk:
 
     def _pass(self, node: CompiledNode) -> str | None:
         """Do a node in thought and return the next one; raises `_Stop` if it is to be done."""
-        given = node.node
-        if given.decide is not None:
+        kind, given = node.kind, node.node
+        if kind == "decide":
             return self._decide(node)
-        if given.ask is not None:
+        if kind == "ask":
             self._ask(node)
-        elif given.tell is not None:
+        elif kind == "submit":
+            self._submit(node, given.submit or "")
+        elif kind == "tell":
             self._tell(node)
-        elif given.look is not None:
-            self._look(node, given.look)
-        elif given.select is not None:
-            self._select(node, given.select)
-        elif given.submit is not None:
-            self._submit(node, given.submit)
-        elif given.run is not None:
-            exit_taken = self.runs.get(given.run)
-            if exit_taken is not None:
-                return given.then.get(exit_taken)
+        elif kind == "select":
+            self._select(node, given.select or "")
+        elif kind == "look":
+            self._look(node, given.look or "")
+        elif kind == "run":
+            shared = given.run or ""
+            if shared in self.runs:
+                return given.then.get(self.runs[shared])
             self.stack.append((self.procedure, given.then))
-            self.procedure = given.run
-            return self.program.procedure(given.run).start
-        elif given.exit is not None:
-            self.runs[self.procedure] = given.exit
+            self.procedure = shared
+            return self.program.procedure(shared).start
+        elif kind == "exit":
+            taken = self.runs[self.procedure] = given.exit or ""
             self.procedure, then = self.stack.pop()
-            return then.get(given.exit)
+            return then.get(taken)
         else:
             self.outcome = given.close
             if not self.imagine:
-                self._stop(Todo("close", given.close or "", node=self._name(node)), ())
+                self._stop(Todo("close", given.close or "", node=node.path), ())
             raise _Stop
         return given.next
 
@@ -374,7 +375,7 @@ class _Walk:
         focus = self.ground.focus
         if not all(kind in focus for kind in needs) or self._opened(screen, needs):
             return
-        self._offer(Todo("look", screen, optional=node.node.optional, node=self._name(node)), needs, node)
+        self._offer(Todo("look", screen, optional=node.node.optional, node=node.path), needs, node)
 
     def _select(self, node: CompiledNode, name: str) -> None:
         table, ground = self.program.tables[name], self.ground
@@ -389,17 +390,18 @@ class _Walk:
         scope["row"] = None
         if row is None:
             return
-        todo = Todo("select", name, item=text_of(row.values[table.key]), node=self._name(node))
+        item = text_of(row.values[table.key])
         if not self.imagine and ground.focus.get(kind) != row.id:
             log = self.world.log
             chosen = any(log[number].record == row.id for number in self.done.get(("select", name), ()))
             if not chosen and self.world.ground.focus.get(kind) != row.id:
                 needs = self.program.domain.screens[table.screen].needs
                 if all(other in ground.focus for other in needs):
+                    todo = Todo("select", name, item=item, node=node.path)
                     self._offer(todo, (*self.program.lineage.above(kind), *needs), node)
                 return
             self.waiting.clear()
-        self.setters[kind] = todo
+        self.setters[kind] = "select", name, item, {}, node.path
         ground.bring(kind, row.id)
 
     def _submit(self, node: CompiledNode, name: str) -> None:
@@ -415,10 +417,13 @@ class _Walk:
         number = self._submitted(form, values)
         if number is None and not self.imagine:
             needs = self.program.domain.screens[form.screen].needs
-            if all(kind in ground.focus for kind in needs):
-                todo = Todo("submit", name, values=values, node=self._name(node))
-                self._offer(todo, (*form.touches, *needs), node)
-            return
+            if not all(kind in ground.focus for kind in needs):
+                return
+            types = (*form.touches, *needs)
+            # What was done out of turn may have closed this way for good (a card that is blocked cannot be blocked).
+            if self._refocus(types) is not None or effects.refusal(form, self.world.ground, values) is None:
+                self._offer(Todo("submit", name, values=values, node=node.path), types, node)
+                return
         known: list[Record] = []
         if number is not None:
             self.used.add(number)
@@ -434,14 +439,14 @@ class _Walk:
         applied = effects.submit(form, ground, values, draw)
         self.added.update(applied.added)
         for kind in form.finds:
-            self.setters[kind] = Todo("submit", name, values=values, node=self._name(node))
+            self.setters[kind] = "submit", name, "", values, node.path
 
     def _send(self, todo: Todo, node: CompiledNode) -> None:
         """Offer to send one of a node's templates, unless none can be sent."""
         templates = tuple(name for name in node.templates if self._fillable(name) and self._offered(name))
         if templates:
             types = tuple(kind for name in templates for kind in self.program.templates[name].types)
-            self._offer(todo._replace(templates=templates, node=self._name(node)), types, node)
+            self._offer(todo._replace(templates=templates, node=node.path), types, node)
 
     def _offer(self, todo: Todo, types: Iterable[str], node: CompiledNode) -> None:
         """Note something that is to be done, and stop unless something else may be done instead."""
@@ -471,7 +476,8 @@ class _Walk:
         for kind in self.program.types:
             number = self.ground.focus.get(kind) if kind in wanted else None
             if number is not None and actual.get(kind) != number and kind in self.setters:
-                return self.setters[kind]
+                what, target, item, values, path = self.setters[kind]
+                return Todo(what, target, item=item, values=values, node=path)
         return None
 
     def _know(self, reads: Iterable[str]) -> None:
@@ -486,9 +492,6 @@ class _Walk:
                     needs = self.program.domain.screens[screen].needs
                     if all(other in focus for other in needs):
                         self._stop(Todo("look", screen), (kind, *needs))
-
-    def _name(self, node: CompiledNode) -> str:
-        return f"{self.procedure}.{node.name}"
 
     def _fillable(self, template: str) -> bool:
         return self.program.templates[template].text.fillable(self.ground.scope)

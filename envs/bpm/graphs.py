@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -368,7 +368,7 @@ class Graphs(Parts):
                 volunteered = {
                     f"said.{fact}" for i in issues for fact, s in self.domain.issues[i].facts.items() if s.volunteer > 0
                 }
-                self._arrive(name, frozenset(volunteered), set())
+                self._arrive(name, frozenset(volunteered), note=True)
         for issue, spec in self.domain.issues.items():
             asked = {
                 fact
@@ -384,26 +384,36 @@ class Graphs(Parts):
                         f"nobody ever learns {fact!r}: no `ask` in its procedure asks for it and it is not volunteered",
                     )
 
-    def _arrive(self, name: str, start: frozenset[str], above: set[str]) -> frozenset[str]:
-        """Follow a procedure from its start with `start` possibly known; return what may be known at its exits."""
+    def _arrive(self, name: str, start: frozenset[str], note: bool) -> frozenset[str]:
+        """Follow a procedure and return what may be known at its exits.
+
+        Args:
+            name: the procedure.
+            start: what may be known when it begins.
+            note: whether to note what its nodes use in vain; only once `start` is complete.
+        """
         procedure = self.domain.procedures[name]
         arriving: dict[str, frozenset[str]] = {procedure.start: start}
         waiting = [procedure.start]
         leaving = frozenset[str]()
         while waiting:
             key = waiting.pop()
-            node, known = procedure.nodes[key], arriving[key]
-            known |= self._brings(node)
-            if node.run is not None and node.run not in above:
-                known |= self._arrive(node.run, known, above | {name})
+            node = procedure.nodes[key]
+            known = arriving[key] | self._brings(node)
+            if node.run is not None:
+                known |= self._arrive(node.run, known, note=False)
             if node.exit is not None:
                 leaving |= known
             for _, to in ways_on(node):
                 if to not in arriving or not known <= arriving[to]:
                     arriving[to] = arriving.get(to, frozenset()) | known
                     waiting.append(to)
-        for key, known in arriving.items():
-            self._uses(name, key, known)
+        if note:
+            for key, known in arriving.items():
+                self._uses(name, key, known)
+                node = procedure.nodes[key]
+                if node.run is not None:
+                    self._arrive(node.run, known, note=True)
         return leaving
 
     def _brings(self, node: Node) -> frozenset[str]:

@@ -15,10 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from handrail.envs.bpm.domain import Domain, Effect, Field, Form, Node, Procedure, Screen, Table
-from handrail.envs.bpm.draws import Draw, between, compile_draw, compile_record
-from handrail.envs.bpm.draws import Uniform as Uniform
-from handrail.envs.bpm.draws import choose as choose
-from handrail.envs.bpm.draws import uniform_of as uniform_of
+from handrail.envs.bpm.draws import Draw, Uniform, between, compile_draw, compile_record, uniform_of
 from handrail.envs.bpm.expressions import COMMON, Compiled, CompiledText, compile_expression, compile_text
 from handrail.envs.bpm.ground import Lineage, Record
 from handrail.envs.errors import HandrailError
@@ -26,6 +23,7 @@ from handrail.envs.errors import HandrailError
 FIRST_DAY = datetime.date(2025, 3, 3)
 """The earliest day on which a case comes in; the back end's other customers are as they were then."""
 
+_KINDS = ("ask", "tell", "look", "select", "submit", "decide", "run", "close", "exit")
 _OTHERS = 40
 _TRIES = 100
 
@@ -60,6 +58,7 @@ class CompiledForm(NamedTuple):
         effects: in order.
         says: text after submitting.
         finds: record types it may bring into focus.
+        changes: whether it may change or add records.
         touches: record types whose records it is about: one submission differs from another by them.
     """
 
@@ -71,6 +70,7 @@ class CompiledForm(NamedTuple):
     effects: tuple[CompiledEffect, ...]
     says: CompiledText | None
     finds: frozenset[str]
+    changes: bool
     touches: tuple[str, ...]
 
 
@@ -111,7 +111,8 @@ class CompiledNode(NamedTuple):
 
     Attributes:
         node: as written.
-        name: its name.
+        kind: which of its keys says what is to be done (`ask`, `tell`, …).
+        path: `procedure.node`.
         templates: those of `ask` and `tell`.
         where: of `select`.
         values: of `submit`: field -> expression.
@@ -120,7 +121,8 @@ class CompiledNode(NamedTuple):
     """
 
     node: Node
-    name: str
+    kind: str
+    path: str
     templates: tuple[str, ...]
     where: Compiled | None
     values: tuple[tuple[str, Compiled], ...]
@@ -168,6 +170,7 @@ class Program:
         procedures: procedure -> node -> compiled node.
         asks: (procedure, template) -> the facts that the template asks for there, shared procedures included; under
             `None` what it asks for anywhere.
+        questions: templates that ask and tell nothing.
         issues: by id.
         rules: form, template or outcome -> rules that speak of it: id and condition.
         cache: control tuples and labels that states share, filled by `handrail.envs.bpm.screen`.
@@ -195,10 +198,12 @@ class Program:
         self.shown = self._shown()
         self.templates = {name: self._template(name) for name in domain.templates}
         self.procedures = {
-            name: {key: self._node(key, node) for key, node in procedure.nodes.items()}
+            name: {key: self._node(f"{name}.{key}", node) for key, node in procedure.nodes.items()}
             for name, procedure in domain.procedures.items()
         }
         self.asks = self._asks()
+        told = {name for nodes in self.procedures.values() for node in nodes.values() for name in _told(node)}
+        self.questions = frozenset(template for _, template in self.asks if template not in told)
         self.issues = {name: self._issue(name) for name in domain.issues}
         self.rules: dict[str, list[tuple[str, Compiled]]] = {}
         for name, rule in domain.rules.items():
@@ -382,13 +387,11 @@ class Program:
                 changed.add(owner)
         needs = set(form.needs) | (changed - finds)
         when = self._maybe(form.when)
-        read = self._record_types(
-            read
-            for effect in effects
-            for expression in (effect.when, *(e for _, e in effect.by), *(e for *_, e in effect.set))
-            if expression is not None
-            for read in expression.reads
-        )
+        about = needs | {owner for owner in map(self.lineage.owner.__getitem__, finds) if owner is not None}
+        for effect in effects:
+            whens = () if effect.when is None else (effect.when,)
+            for expression in (*whens, *(parts[-1] for parts in (*effect.by, *effect.set, *effect.fields))):
+                about.update(self._record_types(expression.reads))
         compiled = CompiledForm(
             form=form,
             screen=screen,
@@ -401,7 +404,8 @@ class Program:
             effects=effects,
             says=compile_text(form.says, self._names | {"form"}) if form.says else None,
             finds=finds,
-            touches=tuple(name for name in self.types if name in needs.union(read) - finds),
+            changes=bool(changed) or any(effect.add for effect in form.does),
+            touches=tuple(name for name in self.types if name in about - finds),
         )
         self.forms[form.id] = compiled
         return compiled
@@ -431,7 +435,7 @@ class Program:
             text, template.critical, tuple(template.procedures), self._record_types(text.reads), " ".join(label.split())
         )
 
-    def _node(self, name: str, node: Node) -> CompiledNode:
+    def _node(self, path: str, node: Node) -> CompiledNode:
         templates = node.ask or node.tell or ()
         branches = tuple((self._maybe(branch.when), branch.to) for branch in node.decide or ())
         values = tuple((field, self._compile(text)) for field, text in node.values.items())
@@ -441,7 +445,8 @@ class Program:
         }
         return CompiledNode(
             node,
-            name,
+            next(kind for kind in _KINDS if getattr(node, kind) is not None),
+            path,
             (templates,) if isinstance(templates, str) else tuple(templates),
             self._maybe(node.where, "row"),
             values,
@@ -470,6 +475,10 @@ class Program:
             (kind, self._compile(issue.concerns[kind], "row")) for kind in self.types if kind in issue.concerns
         )
         return CompiledIssue(name, concerns, tuple(variants), tuple(v.weight for v in issue.variants), facts)
+
+
+def _told(node: CompiledNode) -> tuple[str, ...]:
+    return node.templates if node.node.tell is not None else ()
 
 
 def rows_of(records: Mapping[int, Record]) -> dict[tuple[int, str], tuple[int, ...]]:

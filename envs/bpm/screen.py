@@ -7,9 +7,12 @@ caches by identity (transcripts, pages, offers) works once per screen rather tha
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from handrail.envs.bpm.domain import Field
 from handrail.envs.bpm.expressions import Compiled, text_of
@@ -28,7 +31,7 @@ _KEPT = 4096
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 
 
-class View(NamedTuple):
+class View(msgspec.Struct, frozen=True, gc=False):
     """What a screen shows of the ground, without what is being filled in.
 
     Attributes:
@@ -189,15 +192,18 @@ class Plan:
     Attributes:
         links: whether each link is open.
         shows: values that can be shown, as bare functions.
+        reads: type and field of what they tell.
         ready: whether each form has its records.
         whens: the guard of each form that has its records, as a bare function; `None` for the others.
     """
 
-    __slots__ = ("links", "ready", "shows", "whens")
+    __slots__ = ("links", "reads", "ready", "shows", "whens")
 
     def __init__(self, sheet: Sheet, present: frozenset[str]) -> None:
         self.links = tuple(present.issuperset(needs) for needs in sheet.links)
         self.shows = tuple((name, value.run) for name, value, types in sheet.shows if present.issuperset(types))
+        told = (fields for types, fields in sheet.reads if present.issuperset(types))
+        self.reads = tuple(dict.fromkeys(itertools.chain.from_iterable(told)))
         self.ready = tuple(present.issuperset(form.needs) for form in sheet.forms)
         self.whens = tuple(
             form.when.run if ready and form.when is not None else None

@@ -350,9 +350,9 @@ _EXTRA: Final[tuple[tuple[str, _Data, str], ...]] = (
 def changed_rule(domain: Domain, rng: np.random.Generator, severity: float) -> Domain:
     """Change how cases are decided: thresholds move, and branches lead to escalation.
 
-    With severity s, one to four decisions change, and thresholds move by a factor of up to 1 + 2s, up or down. A
-    threshold moves wherever a procedure uses it: in its guards, in the rules, fields and buttons about what it does,
-    and in its replies.
+    With severity s, as many decisions change as s times the number of procedures that operators open (fewer if not so
+    many can), and thresholds move by a factor of up to 1 + 2s, up or down. A threshold moves wherever a procedure uses
+    it: in its guards, in the rules, fields and buttons about what it does, and in its replies.
 
     Raises:
         HandrailError: the domain has no decision that could be changed so that it still passes its checks.
@@ -369,18 +369,12 @@ def changed_rule(domain: Domain, rng: np.random.Generator, severity: float) -> D
     # In turn, for a procedure has many more branches than thresholds.
     turns = zip_longest(*(drawn if rng.random() < 0.5 else reversed(drawn)))
     order = [change for turn in turns for change in turn if change is not None]
-    wanted = max(1, round(_MOST * severity))
-    at_once = _tried(domain, order[:wanted]) if order else None
-    if at_once is not None:
-        return at_once
-    # Some change leaves a guard that no case meets, or a node that none reaches: take those that go well.
+    wanted = math.ceil(severity * sum(not procedure.shared for procedure in domain.procedures.values()))
     changed, done = domain, 0
-    for change in order:
-        trial = _tried(changed, [change])
-        if trial is not None:
-            changed, done = trial, done + 1
-        if done == wanted:
-            break
+    while done < wanted and order:
+        some, order = order[: wanted - done], order[wanted - done :]
+        changed, count = _applied(changed, some)
+        done += count
     if not done:
         raise HandrailError(
             f"domain {domain.name!r}: no decision could be changed; shift 'changed_rule' needs a numeric threshold in "
@@ -389,11 +383,24 @@ def changed_rule(domain: Domain, rng: np.random.Generator, severity: float) -> D
     return changed
 
 
-_MOST: Final = 4
-"""Decisions that `changed_rule` changes at severity 1."""
-
 _Change = Callable[[_Data], bool]
 """Changes plain data in place, and tells whether it could."""
+
+
+def _applied(domain: Domain, changes: list[_Change]) -> tuple[Domain, int]:
+    """Return the domain after those of `changes` that leave it fit to pass its checks, and how many they are.
+
+    Some leave a guard that no case meets, or a node that none reaches. All are tried at once, then each half.
+    """
+    trial = _tried(domain, changes)
+    if trial is not None:
+        return trial, len(changes)
+    if len(changes) == 1:
+        return domain, 0
+    half = len(changes) // 2
+    domain, first = _applied(domain, changes[:half])
+    domain, second = _applied(domain, changes[half:])
+    return domain, first + second
 
 
 def _tried(domain: Domain, changes: Iterable[_Change]) -> Domain | None:

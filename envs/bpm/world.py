@@ -9,6 +9,8 @@ from __future__ import annotations
 import datetime
 from typing import Any, NamedTuple
 
+import msgspec
+
 from handrail.envs.bpm import effects, flow
 from handrail.envs.bpm.case import Case
 from handrail.envs.bpm.clock import Clock, ClockState, Seconds
@@ -27,7 +29,7 @@ Focus = tuple[tuple[str, int], ...]
 """Records in focus: type and id."""
 
 
-class Outcome(NamedTuple):
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """What an action led to.
 
     Attributes:
@@ -265,7 +267,7 @@ class World:
                     self._close(target)
                 else:
                     self._submit(target)
-                    return self._next_issue()
+                    return self._next_issue() if self.program.forms[target].changes else ()
             case "send_reply":
                 return self._reply(target)
             case "navigate":
@@ -386,6 +388,8 @@ class World:
         answer = self.customer.reply(self._chance, target, facts, self.procedure)
         heard, acts = self._hear(answer, text)
         self.log.append(Done("send", target, focus, acts.said))
+        if target in self.program.questions:
+            return (sent, *heard)
         return (sent, *heard, *self._next_issue(text if not heard else ""))
 
     def _message(self, target: str, text: Any) -> tuple[Event, ...]:
@@ -464,15 +468,14 @@ class World:
         self.views[view] = None
         known, focus = self._known, ground.focus
         sheet = self.layout.screens[self.screen]
-        for types, reads in sheet.reads:
-            if all(kind in focus for kind in types):
-                for kind, field in reads:
-                    known.add((focus[kind], field))
+        for kind, field in sheet.plan(focus).reads:
+            known.add((focus[kind], field))
         for table in sheet.tables:
-            columns = (table.key, *table.columns)
             for record in listed_rows(ground, table):
-                for column in columns:
-                    known.add((record.id, column))
+                number = record.id
+                known.add((number, table.key))
+                for column in table.columns:
+                    known.add((number, column))
 
     def _choose(self, count: int) -> int:
         return int(self._chance() * count)

@@ -133,7 +133,7 @@ def test_other_models_and_settings(kind: str) -> None:
 def test_passes_cut_by_padding_and_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     policy, sessions = policy_for(1), mixed_sessions(7, LENGTHS)
     expected = Decoder(policy).suggest(sessions)
-    for name, value in (("_PADDING", 0), ("_PASS_CELLS", 1)):
+    for name, value in (("_PASS_COST", {"cpu": 0}), ("_PASS_COST", {"cpu": 10**9}), ("_PASS_CELLS", 1)):
         with monkeypatch.context() as patch:
             patch.setattr(f"handrail.agents.desk.{name}", value)
             assert_same(follow(Desk(policy), sessions, STARTS), expected)

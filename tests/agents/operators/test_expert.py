@@ -12,6 +12,7 @@ from handrail.envs.bpm.load import load_domain, names
 from handrail.envs.bpm.world import World
 from handrail.envs.errors import HandrailError
 from handrail.envs.normalize import same_action
+from handrail.envs.schema import Action
 
 
 def world(domain: str, seed: int) -> World:
@@ -51,6 +52,37 @@ def test_nothing_the_expert_does_is_impossible_whatever_was_done_before(domain: 
             if terminated:
                 break
         assert env.world.outcome is not None
+
+
+@pytest.mark.parametrize("domain", ["bank", "telecom"])
+def test_a_critical_form_submitted_wrongly_is_no_dead_end(domain: str) -> None:
+    """A form with a select is submitted with another option than it should be; the expert goes on and closes."""
+    spoilt = 0
+    for seed in range(40):
+        desk, expert = world(domain, seed), Expert("thorough", seed)
+        while desk.outcome is None and not spoil(desk, expert.act(desk)):
+            desk.do(expert.act(desk))
+        spoilt += desk.outcome is None
+        for _ in range(100):
+            if desk.outcome is not None:
+                break
+            assert desk.do(expert.act(desk)).error is None
+        assert desk.outcome is not None
+    assert spoilt >= 5
+
+
+def spoil(desk: World, action: Action) -> bool:
+    """Submit the critical form that `action` would submit, with another option in its select; false if it has none."""
+    form = desk.program.forms.get(action.target) if action.tool == "click" else None
+    if form is None or not form.form.critical:
+        return False
+    for target, field in form.fields.items():
+        for option in field.field.options:
+            if option != desk.fields.get(target):
+                desk.do(Action("set_field", target, {"value": option}))
+                desk.do(action)
+                return True
+    return False
 
 
 def test_asked_again_the_expert_answers_the_same() -> None:

@@ -164,7 +164,7 @@ NODES = "procedures/renew_loan/nodes"
     [
         ("procedures/renew_loan/start", "idntify", "unknown node 'idntify'; did you mean identify"),
         ("procedures/renew_loan/shared", True, "'renew_loan' is shared"),
-        ("procedures/spare", {"title": "S", "start": "a", "nodes": {"a": {"close": "resolved"}}}, "no issue is worked by"),
+        ("procedures/x", {"title": "", "start": "a", "nodes": {"a": {"exit": "x"}}}, "no issue is worked by it"),
         (f"{NODES}/ask", {"next": "loan"}, "exactly one of ask, tell, look"),
         (f"{NODES}/ask", {"ask": "ask_book", "tell": "tell_reserved", "next": "loan"}, "ask and tell are given"),
         (f"{NODES}/ask/next", None, "a dead end: `ask` needs `next`"),
@@ -234,6 +234,22 @@ def test_a_fact_that_is_used_before_it_is_asked_for_is_told() -> None:
                    (f"{NODES}/loan/next", "ask"), ("issues/renew_loan/facts/book/volunteer", 0.0))  # fmt: skip
     assert "procedures.renew_loan.nodes.loan.where" in message
     assert "reads said.book, and nothing before it asks for 'book'" in message
+
+
+def test_what_one_of_two_ways_brings_may_be_used_after_both() -> None:
+    domain = changed(
+        ("procedures/identify/start", "which"),
+        ("procedures/identify/nodes/which", {"decide": [{"to": "ask", "when": "today > ''"}, {"to": "hello"}]}),
+        ("procedures/identify/nodes/ask/next", "hello"),
+        ("procedures/identify/nodes/hello", {"run": "hello", "then": {"said": "search"}}),
+        ("procedures/hello", {"title": "H", "shared": True, "start": "hello", "nodes": {}}),
+        ("procedures/hello/nodes/hello", {"tell": "hello", "next": "said"}),
+        ("procedures/hello/nodes/said", {"exit": "said"}),
+        ("templates/hello", {"text": "Hello {said.born}"}),
+    )
+    checks = graphs.Graphs(domain, None)
+    checks.flow()
+    assert checks.problems.found == []
 
 
 def test_a_form_whose_record_is_not_in_focus_is_told() -> None:
