@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from handrail.agents.branches import Branched, branch, read
 from handrail.agents.critic import Case
 from handrail.agents.decoding import Decoder, Suggestion
-from handrail.agents.grammar import Cursor
 
 if TYPE_CHECKING:
     import torch
@@ -60,9 +59,9 @@ def assess(
         scores = head(states[inside.tolist()]).float().cpu().numpy()
         seen = states.float().cpu().numpy()
         row = 0
-        for number, start, end in zip(item.cases, item.starts, item.ends, strict=True):
+        for number, start, end, fork in zip(item.cases, item.starts, item.ends, item.forks, strict=True):
             tokens = [int(t) for t in item.ids[start + 1 : end]]
-            confidence = _confidence(decoder, plain[number], tokens, scores[row : row + len(tokens)])
+            confidence = _confidence(decoder, plain[number], item.ids[:fork], tokens, scores[row : row + len(tokens)])
             row += len(tokens)
             found[number] = Reading(confidence, seen[start].copy(), seen[end - 1].copy())
 
@@ -70,9 +69,11 @@ def assess(
     return [found[number] for number in range(len(plain))]
 
 
-def _confidence(decoder: Decoder, case: Case, tokens: list[int], scores: NDArray[np.float32]) -> Suggestion:
+def _confidence(
+    decoder: Decoder, case: Case, seen: NDArray[np.int64], tokens: list[int], scores: NDArray[np.float32]
+) -> Suggestion:
     controls = case.session.steps[case.step].state.controls
-    cursor = Cursor(decoder.grammar(controls)) if decoder.constrained else None
+    cursor = decoder.cursor(controls, seen)
     refused = False
     log_probability, lowest, margin, entropy = 0.0, 1.0, 1.0, 0.0
     for token, row in zip(tokens, scores, strict=True):

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handrail.agents.encoding import Encoded, batches, windows
-from handrail.agents.grammar import Cursor, Grammar, text_tokens
+from handrail.agents.grammar import Cursor, Grammar, Words, text_tokens
 from handrail.agents.policy import Policy
 from handrail.agents.transcript import ACTION, END, read_action
 from handrail.envs.errors import HandrailError
@@ -93,16 +93,18 @@ class Writer:
     Args:
         policy: whose actions.
         constrained: whether only tools, control ids and options that the state offers may be written.
+        copied: whether what is entered into an input without options has to be copied from what was seen.
     """
 
-    def __init__(self, policy: Policy, constrained: bool = True) -> None:
-        self.policy, self.constrained = policy, constrained
+    def __init__(self, policy: Policy, constrained: bool = True, copied: bool = False) -> None:
+        self.policy, self.constrained, self.copied = policy, constrained, copied
         self._grammars: OrderedDict[int, tuple[tuple[Control, ...], Grammar]] = OrderedDict()
         model: Any = policy.model
         self._vocabulary = int(model.get_output_embeddings().weight.shape[0])
         self._text = text_tokens(policy.encoder, self._vocabulary)
         self._is_text = np.zeros(self._vocabulary, dtype=bool)
         self._is_text[self._text] = True
+        self._words = Words(policy.encoder, self._vocabulary)
         self._end = policy.encoder.tokens(END)[0]
         if policy.encoder.marker_length(ACTION) != 1:
             raise HandrailError("the policy's tokenizer splits the transcript's markers; build it with build_policy")
@@ -129,9 +131,17 @@ class Writer:
         admitted[cursor.markers()] = True
         return np.flatnonzero(admitted)
 
-    def cursor(self, controls: tuple[Control, ...]) -> Cursor | None:
-        """Return where an action on a screen begins, `None` for one that nothing constrains."""
-        return Cursor(self.grammar(controls)) if self.constrained else None
+    def cursor(self, controls: tuple[Control, ...], seen: Sequence[int] | NDArray[np.int64] = ()) -> Cursor | None:
+        """Return where an action on a screen begins, `None` for one that nothing constrains.
+
+        Args:
+            controls: of the screen.
+            seen: the tokens before the action.
+        """
+        if not self.constrained:
+            return None
+        text = self._words.seen(np.asarray(seen, dtype=np.int64)) if self.copied else None
+        return Cursor(self.grammar(controls), text)
 
     def choose(self, writing: Writing, scores: NDArray[np.float32]) -> int:
         """Take the most probable admissible token.
@@ -228,12 +238,14 @@ class Decoder(Writer):
 
     Args:
         policy: who suggests.
-        constrained: see `Writer`.
+        constrained, copied: see `Writer`.
         token_budget: padded tokens of one packed pass.
     """
 
-    def __init__(self, policy: Policy, constrained: bool = True, token_budget: int = 16384) -> None:
-        super().__init__(policy, constrained)
+    def __init__(
+        self, policy: Policy, constrained: bool = True, copied: bool = False, token_budget: int = 16384
+    ) -> None:
+        super().__init__(policy, constrained, copied)
         self.token_budget = token_budget
 
     def suggest(
@@ -275,7 +287,8 @@ class Decoder(Writer):
         for row, piece in enumerate(pieces):
             for step, (first, last) in piece.actions.items():
                 state = sessions[piece.session_id].steps[step].state
-                writings.append(_Logged(piece.session_id, step, self.cursor(state.controls), prefix=first, row=row))
+                cursor = self.cursor(state.controls, piece.ids[:first])
+                writings.append(_Logged(piece.session_id, step, cursor, prefix=first, row=row))
                 rows.extend([row] * (last - first))
                 positions.extend(range(first - 1, last - 1))
                 targets.append([int(t) for t in piece.ids[first:last]])

@@ -29,7 +29,7 @@ from handrail.envs.spaces import Observation
 
 K = TypeVar("K", bound=Hashable)
 
-_PASS_COST = {"cpu": 16}
+_PASS_COST = {"cpu": 64}
 _PASS_COST_ELSEWHERE = 4096
 """What a pass costs beside its tokens, by kind of device, in tokens: a few layers of overhead, or an idle GPU."""
 
@@ -73,15 +73,15 @@ class Desk:
     Args:
         policy: who suggests.
         operator: whom the header names, for sessions that do not `begin` with another.
-        constrained: whether only tools, control ids and options that the state offers may be written.
+        constrained, copied: see `handrail.agents.decoding.Writer`.
 
     Raises:
         HandrailError: the model does not look back as far as the policy's window.
     """
 
-    def __init__(self, policy: Policy, operator: str = "", constrained: bool = True) -> None:
+    def __init__(self, policy: Policy, operator: str = "", constrained: bool = True, copied: bool = False) -> None:
         self.policy, self.operator = policy, operator
-        self.writer = Writer(policy, constrained)
+        self.writer = Writer(policy, constrained, copied)
         config: Any = policy.body.config
         reach = getattr(config, "sliding_window", None)
         if reach is not None and reach < policy.max_length + MAX_ACTION_TOKENS:
@@ -154,7 +154,7 @@ class Desk:
             kept = min(_agreeing(running.read, text), len(text) - 1)
             self._cache.cut(running.row, kept)
             running.read = text[:kept]
-            cursor = self.writer.cursor(observation.state.controls)
+            cursor = self.writer.cursor(observation.state.controls, text)
             writings[key] = Writing(running.session_id, observation.index, cursor)
             waiting.append((running, writings[key], text[kept:]))
         while waiting:

@@ -14,6 +14,8 @@ from handrail.envs.offers import offers
 from handrail.envs.schema import Control
 
 _DONE = -1
+_SPACES = "▁Ġ "
+"""How tokenizers write the space before a word."""
 
 Trie = dict[int, Any]
 """Token -> deeper trie; the key `_DONE` holds what the path spells."""
@@ -46,7 +48,8 @@ class Grammar:
             text = f"{offer.tool} {escape(offer.target)}" if offer.target else offer.tool
             # Operators leave required fields of forms empty; any other action needs what it requires.
             must = offer.tool != "submit_form" and any(field.required for field in offer.fields)
-            _insert(self.heads, self._tokens(text), (offer.fields, must))
+            copied = offer.tool == "set_field"
+            _insert(self.heads, self._tokens(text), (offer.fields, must, copied))
 
     def _tokens(self, text: str) -> list[int]:
         return self._encoder.tokens(IS + text)[1:]
@@ -73,19 +76,77 @@ class Grammar:
         return self._options[key]
 
 
+class Words:
+    """Where words begin, for copying them whole.
+
+    Args:
+        encoder: the policy's.
+        vocabulary: number of token ids.
+    """
+
+    def __init__(self, encoder: Encoder, vocabulary: int) -> None:
+        tokenizer: Any = encoder.tokenizer
+        texts = tokenizer.convert_ids_to_tokens(list(range(min(vocabulary, len(tokenizer)))))
+        self._spaced = np.zeros(vocabulary, dtype=bool)
+        self._sign = np.zeros(vocabulary, dtype=bool)
+        for token, text in enumerate(texts):
+            bare = (text or "").lstrip(_SPACES)
+            self._spaced[token] = bool(text) and text[0] in _SPACES
+            self._sign[token] = not any(map(str.isalnum, bare))
+        self._marker = np.zeros(vocabulary, dtype=bool)
+        self._marker[[encoder.tokens(marker)[0] for marker in MARKERS]] = True
+
+    def seen(self, ids: NDArray[np.int64]) -> Seen:
+        """Return a text from which words may be copied."""
+        opens = self._spaced[ids] | self._marker[ids]
+        after = np.append(opens[1:], True)
+        # Full stops and brackets may stand between a word and the space after it, a hyphen inside a word may not.
+        words = np.cumsum(~self._sign[ids])
+        spaces = np.flatnonzero(after)
+        ends = words[spaces[np.searchsorted(spaces, np.arange(len(ids)))]] == words
+        begins = self._spaced[ids] | np.append(True, (self._marker | self._sign)[ids][:-1])
+        return Seen(ids, begins & ~self._marker[ids], ends, ~self._marker[ids])
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A text to copy from.
+
+    Attributes:
+        ids: its tokens, shape (n,).
+        begins: whether a copy may begin with each.
+        ends: whether a copy may end with each.
+        text: whether each is no marker.
+    """
+
+    ids: NDArray[np.int64]
+    begins: NDArray[np.bool_]
+    ends: NDArray[np.bool_]
+    text: NDArray[np.bool_]
+
+
 @dataclass
 class Cursor:
     """A position inside an action being written under a grammar.
 
     `allowed()` tells which tokens may follow, `push(token)` goes on. An action is complete when `done` is true.
+
+    Attributes:
+        grammar: of the screen.
+        seen: the text before the action. If it is given, what is entered into an input without options is copied from
+            it: whole words, in their order. Messages are free.
+        done: whether the action is complete.
     """
 
     grammar: Grammar
+    seen: Seen | None = None
     done: bool = False
 
     def __post_init__(self) -> None:
         self._phase, self._node, self._next = "head", self.grammar.heads, 0
         self._fields: tuple[Control, ...] = ()
+        self._copied = False
+        self._source = np.empty(0, dtype=np.int64)
         self._length = 0
 
     def allowed(self) -> NDArray[np.int64] | None:
@@ -93,12 +154,14 @@ class Cursor:
         grammar = self.grammar
         if self._phase == "free":
             return self._closing() if self._length >= MAX_VALUE_TOKENS else None
+        if self._phase == "copy":
+            return self._copies()
         ids = [token for token in self._node if token != _DONE]
         if self._phase == "value" and self._length == 0:
             ids.append(grammar.json)
         if _DONE in self._node:
             if self._phase == "head":
-                fields, must = self._node[_DONE]
+                fields, must, _ = self._node[_DONE]
                 ids.extend([grammar.field] if must else [grammar.end, grammar.field] if fields else [grammar.end])
             elif self._phase == "name":
                 ids.append(grammar.value)
@@ -121,19 +184,46 @@ class Cursor:
             self.done = True
         elif token == grammar.field:
             if self._phase == "head":
-                self._fields, self._next = self._node[_DONE][0], 0
+                self._fields, _, self._copied = self._node[_DONE]
+                self._next = 0
             self._phase, self._node = "name", grammar.names(self._fields, self._next)
         elif token == grammar.value and self._phase == "name":
             position = self._node[_DONE]
             self._next, self._length = position + 1, 0
             options = grammar.options(self._fields[position])
-            self._phase, self._node = ("free", {}) if options is None else ("value", options)
+            free = "copy" if self._copied and self.seen is not None else "free"
+            self._phase, self._node = (free, {}) if options is None else ("value", options)
+            self._source = np.empty(0, dtype=np.int64)
         elif token == grammar.json:
             self._phase, self._node, self._length = "free", {}, 1
+        elif self._phase == "copy":
+            assert self.seen is not None
+            same = self.seen.ids == token
+            self._source = np.flatnonzero(same & self._next_tokens())
+            self._length += 1
         else:
             self._length += 1
             if self._phase != "free":
                 self._node = self._node[token]
+
+    def _next_tokens(self) -> NDArray[np.bool_]:
+        """Return which tokens of the text may be copied next, shape (n,)."""
+        assert self.seen is not None
+        if not self._length:
+            return self.seen.begins
+        found = np.zeros(len(self.seen.ids), dtype=bool)
+        found[self._source[self._source + 1 < len(found)] + 1] = True
+        return found & self.seen.text
+
+    def _copies(self) -> NDArray[np.int64]:
+        """Return the tokens that go on with what was copied so far, and what may follow the value."""
+        assert self.seen is not None
+        if self._length >= MAX_VALUE_TOKENS:
+            return self._closing()
+        found = np.unique(self.seen.ids[self._next_tokens()])
+        if self._length and self.seen.ends[self._source].any():
+            found = np.union1d(found, self._closing())
+        return found
 
 
 def text_tokens(encoder: Encoder, vocabulary: int) -> NDArray[np.int64]:

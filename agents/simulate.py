@@ -249,7 +249,7 @@ The second is derived: automation brought 139.1 s, a quarter less than confirmin
 
 def calibrate(
     domain: Domain | str | Path = "bank",
-    n: int = 400,
+    n: int = 1000,
     seed: int = 0,
     human: float = HUMAN_SECONDS,
     copilot: float = COPILOT_SECONDS,
@@ -274,7 +274,8 @@ def calibrate(
     def active(judging: float, helper: Copilot | None) -> float:
         seconds = {**loaded.desk.seconds, "pace": 1.0, "judging": judging}
         desk = msgspec.structs.replace(loaded.desk, seconds=seconds)
-        sessions = simulate(msgspec.structs.replace(loaded, desk=desk), n, seed, copilot=helper)
+        # Many people, so that the figure is not that of a few.
+        sessions = simulate(msgspec.structs.replace(loaded, desk=desk), n, seed, operators=100, copilot=helper)
         return float(np.mean([session.outcome["active_seconds"] for session in sessions]))
 
     pace = human / active(0.0, None)

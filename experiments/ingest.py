@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
 def _source_options(source: str, config: Path | None, readers: str) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError  # type: ignore[import-untyped]
+    from yaml import YAMLError
 
     from handrail.envs import registry
 

@@ -93,8 +93,8 @@ class Person:
 def crew(size: int, seed: int, seconds: Seconds | None = None, slips: Slips | None = None) -> tuple[Person, ...]:
     """Draw the people of a desk.
 
-    Half of them lean to each style of `STYLES`; speeds are log-normal with the spread of `seconds`, care varies by a
-    factor of about 2 either way.
+    Half of them lean to each style of `STYLES`; speeds are log-normal with the spread of `seconds`, scaled so that
+    small crews are as fast as large ones on average; care varies by a factor of about 2 either way.
 
     Args:
         size: how many, >= 1.
@@ -111,25 +111,22 @@ def crew(size: int, seed: int, seconds: Seconds | None = None, slips: Slips | No
     spread = (seconds or Seconds()).people
     usual = slips or Slips()
     traits = list(STYLES)
+    speeds = np.exp(rng.normal(0, spread, size))
+    speeds *= np.exp(spread**2 / 2) / speeds.mean()
     people = []
-    for number in range(size):
+    for number, speed in enumerate(speeds.tolist()):
         trait = traits[number % len(traits)]
         near = STYLES[trait]
         jitter = {item.name: _clip(getattr(near, item.name) + rng.normal(0, 0.05)) for item in fields(near)}
         care = float(np.exp(rng.normal(0, 0.35)))
+        rates = {item.name: _clip(getattr(usual, item.name) * care) for item in fields(usual)}
         people.append(
             Person(
                 name=f"{int(rng.integers(16**8)):08x}",
                 style=Style(**{**jitter, "steady": near.steady}),
                 seed=int(rng.integers(2**31)),
-                speed=float(np.exp(rng.normal(0, spread))),
-                slips=Slips(
-                    **{
-                        item.name: getattr(usual, item.name) if item.name == "unnoticed" else _clip(value * care)
-                        for item in fields(usual)
-                        for value in (getattr(usual, item.name),)
-                    }
-                ),
+                speed=speed,
+                slips=Slips(**{**rates, "unnoticed": usual.unnoticed}),
                 trait=trait,
             )
         )

@@ -68,14 +68,14 @@ class Seconds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     confirming: float = 2.0
     correcting: float = 4.0
     switching: float = 6.4
-    judging: float = 0.35
+    judging: float = 0.33
     answering: float = 7.8
     listening: float = 0.12
     writing: float = 0.24
     machine: float = 1.0
     spread: float = 0.59
     people: float = 0.26
-    pace: float = 1.33
+    pace: float = 1.5
 
     @classmethod
     def of(cls, given: Mapping[str, float]) -> Seconds:

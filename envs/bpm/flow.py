@@ -226,8 +226,8 @@ class _Walk:
         self.imagine = imagine
         self.start = base.start
         self.ground = base.ground.copy()
-        self.ground.said = world.ground.said.copy()
-        self.ground.refresh()
+        self.ground.said.clear()
+        self.ground.said.update(world.ground.said)
         self.runs = dict(base.runs)
         self.used: set[int] = set()
         self.done: dict[tuple[str, str], list[int]] = {}

@@ -388,9 +388,9 @@ class Program:
         needs = set(form.needs) | (changed - finds)
         when = self._maybe(form.when)
         about = needs | {owner for owner in map(self.lineage.owner.__getitem__, finds) if owner is not None}
-        for effect in effects:
-            whens = () if effect.when is None else (effect.when,)
-            for expression in (*whens, *(parts[-1] for parts in (*effect.by, *effect.set, *effect.fields))):
+        for _, guard, by, sets, fields in effects:
+            guards = () if guard is None else (guard,)
+            for expression in (*guards, *(parts[-1] for parts in (*by, *sets, *fields))):
                 about.update(self._record_types(expression.reads))
         compiled = CompiledForm(
             form=form,

@@ -118,7 +118,7 @@ class Study(star.Study):
         if name == "expert":
             return OperatorActor(lambda rng: Expert(seed=int(rng.integers(2**31))))
         if name == "policy":
-            return PolicyActor(Desk(self.policy, self.operator))
+            return PolicyActor(Desk(self.policy, self.operator, self.cfg.constrained, self.cfg.copied))
         return BaselineActor(self._baseline(name), self.operator)
 
     @property

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from omegaconf import DictConfig
 
+    from handrail.agents.decoding import Decoder
     from handrail.agents.policy import Policy
 
 BASELINES = "handrail.agents.baselines"
@@ -190,12 +191,11 @@ class Study:
 
     def _fit_rerank(self, alone: Sequence[Suggestion]) -> None:
         """Weigh policy and baseline against each other on the feedback split."""
-        from handrail.agents.decoding import Decoder
         from handrail.agents.rerank import Reranker
 
         feedback = self.splits["feedback"]
         known = {session.id for session in feedback}
-        reranker = Reranker(Decoder(self.policy, self.cfg.constrained), self._baseline(self.cfg.rerank))
+        reranker = Reranker(self.decoder(), self._baseline(self.cfg.rerank))
         weights = reranker.fit(
             feedback, [s for s in alone if s.session_id in known], bar("weighing candidates")
         ).tolist()
@@ -233,22 +233,24 @@ class Study:
             policy.model.to("cuda")  # type: ignore[arg-type]
         return policy
 
-    def suggestions_alone(self, sessions: Sequence[Session]) -> list[Suggestion]:
-        """Return what the policy would do at each operator step, without a second reader."""
+    def decoder(self) -> Decoder:
+        """Return the policy as it decodes in this run."""
         from handrail.agents.decoding import Decoder
 
-        return Decoder(self.policy, self.cfg.constrained).suggest(sessions, bar("suggesting"))
+        return Decoder(self.policy, self.cfg.constrained, self.cfg.copied)
+
+    def suggestions_alone(self, sessions: Sequence[Session]) -> list[Suggestion]:
+        """Return what the policy would do at each operator step, without a second reader."""
+        return self.decoder().suggest(sessions, bar("suggesting"))
 
     def reranked(self, sessions: Sequence[Session], alone: Sequence[Suggestion]) -> list[Suggestion]:
         """Return what policy and second reader would do together; `alone` if the run has no second reader."""
-        from handrail.agents.decoding import Decoder
         from handrail.agents.rerank import Reranker
 
         if self.cfg.rerank is None:
             return list(alone)
         weights = msgspec.json.decode((self.run.checkpoints / "rerank.json").read_bytes(), type=dict[str, float])
-        decoder = Decoder(self.policy, self.cfg.constrained)
-        reranker = Reranker(decoder, self._baseline(self.cfg.rerank), [weights[name] for name in WEIGHTS])
+        reranker = Reranker(self.decoder(), self._baseline(self.cfg.rerank), [weights[name] for name in WEIGHTS])
         return reranker.rerank(sessions, alone, bar("weighing candidates"))
 
     def baseline_suggestions(self, sessions: Sequence[Session]) -> dict[str, list[Suggestion]]:
@@ -288,11 +290,10 @@ class Study:
     def _confidences(self, cases: Sequence[Case]) -> list[Suggestion]:
         """Return the policy's confidence in recorded suggestions; both settings judge the same ones."""
         from handrail.agents.assess import assess
-        from handrail.agents.decoding import Decoder
 
         keys = [(case.session.id, case.step) for case in cases]
         if any(key not in self._read_before for key in keys):
-            readings = assess(Decoder(self.policy, self.cfg.constrained), cases, bar("reading suggestions"))
+            readings = assess(self.decoder(), cases, bar("reading suggestions"))
             self._read_before = {key: r.suggestion for key, r in zip(keys, readings, strict=True)}
         return [self._read_before[key] for key in keys]
 

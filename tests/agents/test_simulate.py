@@ -187,7 +187,7 @@ def test_the_calibration_is_that_of_bank() -> None:
 
 @pytest.mark.slow
 def test_the_defaults_are_what_calibrate_returns() -> None:
-    found = calibrate("bank", 400, seed=0)
+    found = calibrate("bank", seed=0)
     usual = Seconds()
     assert usual.pace == pytest.approx(found["pace"], rel=0.05)
     assert usual.judging == pytest.approx(found["judging"], abs=0.05)

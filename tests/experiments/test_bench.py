@@ -16,7 +16,7 @@ from gymnasium.utils.env_checker import check_env
 from handrail.envs import registry
 from handrail.envs.errors import HandrailError
 from handrail.experiments import bench
-from handrail.experiments.benchmarks import Measurement, Options, Skipped, curves, ingest, replay
+from handrail.experiments.benchmarks import Measurement, Options, Skipped, curves, decide, ingest, replay
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[dict[str, float], list[str], str]:
@@ -156,3 +156,10 @@ def test_curves_family_measures_the_command_in_its_own_process(monkeypatch: pyte
     assert results["curves.million_rows_s"].median > 0
     # A hundred times 2,000 rows would not take 400 MB: the peak must not be this process's.
     assert 20 < results["curves.million_rows_mb"].median < len(ballast) / 2**20
+
+
+def test_decide_family() -> None:
+    results = {m.key: m for m in decide.measure(Options(repeats=1), domain="mock", sessions=4, training=4)}
+    assert set(decide.KEYS) < set(results)
+    assert all(len(m.values) == 1 and m.median > 0 for m in results.values())
+    assert results["rollout.non_model_share"].median < 1

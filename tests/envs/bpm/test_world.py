@@ -183,7 +183,7 @@ def test_the_wrong_record_is_no_success() -> None:
 
 
 def _options(world: World, control: str) -> tuple[str, ...]:
-    return next(c.options for c in world.state().controls if c.id == control)
+    return next(c.options for c in world.state().controls if (c.kind, c.id) == ("table", control))
 
 
 def test_a_reserved_book_is_refused() -> None:
