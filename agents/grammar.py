@@ -104,7 +104,8 @@ class Words:
         words = np.cumsum(~self._sign[ids])
         spaces = np.flatnonzero(after)
         ends = words[spaces[np.searchsorted(spaces, np.arange(len(ids)))]] == words
-        begins = self._spaced[ids] | np.append(True, (self._marker | self._sign)[ids][:-1])
+        opened = np.append(True, (self._marker | self._sign)[ids][:-1])
+        begins = self._spaced[ids] | (opened & ~self._sign[ids])
         return Seen(ids, begins & ~self._marker[ids], ends, ~self._marker[ids])
 
 

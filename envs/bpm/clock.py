@@ -8,7 +8,7 @@ An action of an operator costs the sum of its parts, times a factor for the pers
 | deciding | always, but not between the fields of one form | `deciding` after a message, else `routine` |
 | typing | a text or number is entered, or a message written | `typing` a character |
 | pointing | always | `pointing` |
-| confirming | a suggestion is accepted: instead of the last three | `judging` of what deciding costs, and `confirming` |
+| confirming | a suggestion is accepted: then nothing is typed or pointed at | `confirming`, and `judging` of deciding |
 | correcting | a suggestion is rejected: beside all of the above | `correcting` |
 | switching | the operator takes over a session that ran without them, or comes back to one | `switching` |
 

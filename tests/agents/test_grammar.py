@@ -78,5 +78,5 @@ def test_a_suggestion_holds_only_what_was_seen(decoder: Decoder) -> None:
     for suggestion in decoder.suggest([session])[:1]:
         words = str(suggestion.action.args["value"]).split()
         assert words
-        assert all(word.strip(".,").casefold() in said for word in words)
+        assert [w for w in words if w.strip(".,").casefold() not in said | {""}] == []
     assert np.isfinite(decoder.suggest([session])[0].log_probability)
