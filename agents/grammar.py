@@ -97,7 +97,9 @@ class Words:
         self._marker[[encoder.tokens(marker)[0] for marker in MARKERS]] = True
 
     def seen(self, ids: NDArray[np.int64]) -> Seen:
-        """Return a text from which words may be copied."""
+        """Return a transcript from which words may be copied, its header left out: nobody said or saw that."""
+        markers = np.flatnonzero(self._marker[ids])
+        ids = ids[markers[1] :] if len(markers) > 1 else ids[:0]
         opens = self._spaced[ids] | self._marker[ids]
         after = np.append(opens[1:], True)
         # Full stops and brackets may stand between a word and the space after it, a hyphen inside a word may not.

@@ -25,7 +25,7 @@ def decoder() -> Decoder:
 
 def cursor_at_value(decoder: Decoder, head: str, field: str) -> Cursor:
     policy: Policy = decoder.policy
-    seen = policy.encoder.tokens(f"<|customer|>{SAID}<|screen|>x")
+    seen = policy.encoder.tokens(f"<|case|>loan operator_0428<|customer|>{SAID}<|screen|>x")
     cursor = decoder.cursor(SCREEN, seen)
     assert cursor is not None
     for token in policy.encoder.tokens(f"{IS}{head}<|field|>{field}<|is|>")[1:]:
@@ -53,7 +53,7 @@ def test_whole_words_that_were_seen_may_be_entered(decoder: Decoder, value: str)
     assert complete(decoder, value)
 
 
-@pytest.mark.parametrize("value", ["C-68", "C", "-6864", "C-6865", "Elm 12", "Road bye", "13 Elm Road", "x y"])
+@pytest.mark.parametrize("value", ["C-68", "C", "-6864", "C-6865", "Elm 12", "Road bye", "13 Elm Road", "x y", "loan"])
 def test_nothing_else_may(decoder: Decoder, value: str) -> None:
     assert not complete(decoder, value)
 
@@ -69,7 +69,7 @@ def test_without_copying_inputs_are_free(decoder: Decoder) -> None:
 
 def test_a_suggestion_holds_only_what_was_seen(decoder: Decoder) -> None:
     """An untrained policy enters nonsense; copied, it is nonsense out of the chat."""
-    said = {word.strip(".,").casefold() for word in f"{SAID} i operator_ann".split()}
+    said = {word.strip(".,").casefold() for word in SAID.split()}
     steps = tuple(
         Step(n, UIState("desk", None, SCREEN[:1]), (Message("customer", SAID),), Action("set_field", "find.number"))
         for n in range(6)
