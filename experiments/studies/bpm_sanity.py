@@ -28,7 +28,9 @@ def run(cfg: DictConfig, run: RunDirectory) -> None:
     for domain in map(str, cfg.domains):
         name = domain.rstrip("/").rsplit("/", 1)[-1]
         folder = run.file(name)
-        merged: Any = OmegaConf.merge(cfg, {"domain": domain, "experiment": {"name": "bpm", "study": "bpm"}})
+        question = f"How well does a small model that has read the log of {name} work alone?"
+        child_of = {"domain": domain, "experiment": {"name": "bpm", "study": "bpm", "question": question}}
+        merged: Any = OmegaConf.merge(cfg, child_of)
         child = RunDirectory.open(folder) if (folder / "config.yaml").is_file() else None
         if child is None:
             child = RunDirectory.create(folder, merged, run.provenance["argv"])
