@@ -15,6 +15,7 @@ from handrail.agents.assess import assess
 from handrail.agents.critic import Case
 from handrail.agents.decoding import Decoder
 from handrail.agents.policy import Policy
+from handrail.envs.errors import HandrailError
 from handrail.envs.files import atomic_path
 
 
@@ -66,7 +67,7 @@ def fit(
 ) -> ProbeCritic:
     """Fit the probe on verdicts; the penalty is chosen by cross-validation that keeps sessions together."""
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GridSearchCV, GroupKFold
+    from sklearn.model_selection import GridSearchCV
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
@@ -77,7 +78,7 @@ def fit(
         make_pipeline(StandardScaler(), LogisticRegression(max_iter=500, random_state=seed)),
         {"logisticregression__C": list(config.inverse_regularisation)},
         scoring="neg_log_loss",
-        cv=GroupKFold(config.folds),
+        cv=folds_of("probe", labels, groups, config.folds),
     )
     search.fit(features(policy, chosen), labels, groups=groups)
     save(search.best_estimator_, folder, "probe.pkl")
@@ -87,6 +88,31 @@ def fit(
 def load(policy: Policy, folder: Path) -> ProbeCritic:
     """Read what `fit` left in `folder`."""
     return ProbeCritic(policy, pickle.loads((folder / "probe.pkl").read_bytes()))
+
+
+def folds_of(name: str, labels: Any, groups: Any, folds: int) -> list[tuple[Any, Any]]:
+    """Return the folds of a cross-validation that keeps sessions together: indices to learn from and to judge on.
+
+    Args:
+        name: of the critic, for the error.
+        labels: whether each case was accepted, shape (n,).
+        groups: its session, shape (n,).
+        folds: how many.
+
+    Raises:
+        HandrailError: there are fewer sessions than folds, or a fold would learn from one kind of verdict only.
+    """
+    from sklearn.model_selection import GroupKFold
+
+    sessions, accepted = len(np.unique(groups)), int(np.sum(labels))
+    if sessions >= folds:
+        found = list(GroupKFold(folds).split(groups, groups=groups))
+        if all(len(np.unique(labels[learn])) == 2 for learn, _ in found):
+            return found
+    raise HandrailError(
+        f"critic {name}: {len(labels)} verdicts from {sessions} sessions, {accepted} of them accepted, are too few or "
+        f"too much alike to learn from in {folds} folds; give more sessions (data.splits.feedback), or leave the critic out"
+    )
 
 
 def draw_sessions(cases: Sequence[Case], limit: int, rng: np.random.Generator) -> list[Case]:

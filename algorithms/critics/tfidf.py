@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from handrail.agents.critic import Case
 from handrail.agents.policy import Policy
 from handrail.agents.transcript import Transcript, write_action
-from handrail.algorithms.critics.probe import save
+from handrail.algorithms.critics.probe import folds_of, save
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def fit(
     from sklearn.compose import ColumnTransformer
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GridSearchCV, GroupKFold
+    from sklearn.model_selection import GridSearchCV
     from sklearn.pipeline import make_pipeline
 
     texts = columns(policy.transcript, cases, config.recent)
@@ -95,7 +95,7 @@ def fit(
         LogisticRegression(max_iter=200, solver="liblinear", random_state=seed),
         {"C": list(config.inverse_regularisation)},
         scoring="neg_log_loss",
-        cv=GroupKFold(config.folds),
+        cv=folds_of("tfidf", labels, groups, config.folds),
     )
     search.fit(matrix, labels, groups=groups)
     model = make_pipeline(_Columns(), features, search.best_estimator_)

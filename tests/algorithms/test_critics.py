@@ -18,8 +18,9 @@ from handrail.agents.critic import Case, recorded_verdicts, replayed_verdicts
 from handrail.agents.decoding import Suggestion
 from handrail.agents.policy import Policy
 from handrail.algorithms import critics
-from handrail.algorithms.critics.probe import draw_sessions
+from handrail.algorithms.critics.probe import draw_sessions, folds_of
 from handrail.envs import registry
+from handrail.envs.errors import HandrailError
 from handrail.envs.schema import Action, Feedback, Message, Session
 from handrail.experiments.configs import build
 
@@ -209,3 +210,13 @@ def test_whole_sessions_are_drawn() -> None:
     assert len(draw_sessions(cases, 1, np.random.default_rng(0))) == 4
     assert drawn == draw_sessions(cases, 14, np.random.default_rng(0))
     assert drawn != draw_sessions(cases, 14, np.random.default_rng(1))
+
+
+def test_verdicts_that_are_all_alike_are_an_error_that_says_what_to_do() -> None:
+    groups = np.arange(6)
+    with pytest.raises(HandrailError, match="6 verdicts from 6 sessions, 6 of them accepted"):
+        folds_of("probe", np.ones(6, dtype=bool), groups, 2)
+    with pytest.raises(HandrailError, match="2 sessions, 1 of them accepted, are too few"):
+        folds_of("tfidf", np.array([True, False]), np.array([0, 1]), 3)
+    folds = folds_of("probe", np.array([True, False] * 3), np.array([0, 0, 1, 1, 2, 2]), 3)
+    assert [len(judged) for _, judged in folds] == [2, 2, 2]

@@ -336,12 +336,15 @@ def test_star_faults_are_one_line_each(star_root: Path, tmp_path: Path, monkeypa
     assert sorted(quarantining) == ["corrupt_json", "duplicate_id", "missing_key", "time_backwards", "wrong_type"]
 
 
-def test_every_reader_keeps_its_contract(monkeypatch: pytest.MonkeyPatch, star_root: Path) -> None:
+def test_every_reader_keeps_its_contract(monkeypatch: pytest.MonkeyPatch, star_root: Path, tmp_path: Path) -> None:
     from handrail.envs import registry
+    from handrail.envs.logs.html_log import write_html_log
 
     monkeypatch.setattr(module, "READERS", "handrail.envs.logs.readers")
+    step = Step(0, UIState("desk", None, (Control("ok", "button"),)), (), Action("click", "ok"))
+    write_html_log([Session("s", "html", "fine", "ann", steps=(step,))], tmp_path / "log")
     for name in registry.names(module.READERS):
-        reader = open_source(name, star_root.parent)
+        reader = open_source(name, tmp_path / "log" if name == "html" else star_root.parent)
         assert reader.name == name
         units = reader.units()
         assert units == reader.units()

@@ -40,6 +40,7 @@ SMALL = [
     "critic.tfidf.inverse_regularisation=[1.0]",
     "critic.tfidf.folds=2",
     "critic.tfidf.min_df=1",
+    "rerank=null",
 ]
 METHODS = ("full", "probe", "tfidf", "log_probability", "min_probability", "margin", "entropy")
 SPLITS = ("train", "feedback", "calibration", "test")
