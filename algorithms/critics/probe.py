@@ -111,7 +111,7 @@ def folds_of(name: str, labels: Any, groups: Any, folds: int) -> list[tuple[Any,
             return found
     raise HandrailError(
         f"critic {name}: {len(labels)} verdicts from {sessions} sessions, {accepted} of them accepted, are too few or "
-        f"too much alike to learn from in {folds} folds; give more sessions (data.splits.feedback), or leave the critic out"
+        f"too much alike to learn from in {folds} folds; give more sessions (data.splits.feedback), or leave it out"
     )
 
 
