@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from handrail.experiments.rundir import RunDirectory
 
 LOG, STORE, CLOSED_LOOP = "log", "sessions.parquet", "closed_loop.json"
-_PLACES = 60
+_COMPARED = 60
 """Cases on which two experts are compared."""
 
 
@@ -96,7 +96,7 @@ class Study(star.Study):
             )
         rng = np.random.default_rng(self.seed)
         ceiling = closed_loop.expert_agreement(
-            closed_loop.Cases(self.cfg.domain, min(_PLACES, cfg.cases), cfg.first_seed, cfg.slots), rng
+            closed_loop.Cases(self.cfg.domain, min(_COMPARED, cfg.cases), cfg.first_seed, cfg.slots), rng
         )
         frame = closed_loop.outcome_frame(played)
         frame.to_parquet(self.run.file("closed_loop.parquet"))
