@@ -134,8 +134,8 @@ def outcome_metrics(frame: pd.DataFrame, prefix: str, rng: np.random.Generator) 
 def expert_agreement(cases: Cases, rng: np.random.Generator, progress: Progress = iter) -> Interval:
     """Return how often two experts of different style choose the same action in the same state.
 
-    The first works the cases; the second is asked at each of its steps. Both get new habits in each case, so this is the
-    agreement of such people on average, not of one pair. No policy that imitates several people can be
+    The first works the cases; the second is asked at each of its steps. Both get new habits in each case, so this is
+    the agreement of such people on average, not of one pair. No policy that imitates several people can be
     expected to agree with one of them more often: the ceiling of action accuracy.
     """
     from handrail.agents.operators.expert import STYLES, Expert

@@ -12,7 +12,8 @@ Mehri & Eskenazi 2021, "Schema-Guided Paradigm for Zero-Shot Dialog" (SAM). One 
 
 Departures from the published code: picks whose only option is `custom` are free text, hence no targets (the original
 has them as a label of its own); only labels of the open task's schema can be predicted, by policy and baselines
-alike; a second reader chooses among candidates with the policy (`handrail.agents.rerank`, off with `rerank=null`); and the split runs over the dialogues that are at hand, so a copy of STAR that lacks some is another test set.
+alike; a second reader chooses among candidates with the policy (`handrail.agents.rerank`, off with `rerank=null`);
+and the split runs over the dialogues that are at hand, so a copy of STAR that lacks some is another test set.
 """
 
 from __future__ import annotations
