@@ -9,10 +9,14 @@ from typing import Literal
 import numpy as np
 
 from handrail.envs.errors import HandrailError
-from handrail.envs.schema import Action, UIState
+from handrail.envs.schema import Action
+from handrail.envs.spaces import Observation
 
-Reason = Literal["non_critical", "confident", "low_confidence", "guardrail", "unknown_issue", "audit"]
-Guardrail = Callable[[UIState, Action], bool]
+Reason = Literal["non_critical", "confident", "low_confidence", "guardrail", "not_certified", "audit"]
+Guardrail = Callable[[Observation, Action], bool]
+
+STUCK = 12
+"""Actions in a row without a new message after which `stuck` calls the operator."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +26,14 @@ class Decision:
     Attributes:
         execute: whether it runs without the operator.
         reason: why; `audit` is a confident step that goes to the operator all the same, to keep labels coming.
+        probability: the chance, before the draw, that the operator sees the step: 1 for steps that are deferred in any
+            case, the audit share for confident ones, 0 for steps that are never audited. Estimates from audited steps
+            weigh by its inverse.
     """
 
     execute: bool
     reason: Reason
+    probability: float
 
 
 @dataclass(frozen=True)
@@ -50,27 +58,46 @@ class Gate:
             raise HandrailError(f"gate.audit_share={self.audit_share}: expected a share between 0 and 1")
 
     def decide(
-        self, issue: str, state: UIState, action: Action, critical: bool, score: float, rng: np.random.Generator
+        self, issue: str, seen: Observation, action: Action, critical: bool, score: float, rng: np.random.Generator
     ) -> Decision:
         """Decide on one suggestion.
 
         Args:
             issue: of the session.
-            state: the screen.
+            seen: what the operator would see.
             action: the suggestion.
             critical: whether it has effects outside the screen; others run.
             score: the critic's p(accept); NaN is never confident.
             rng: draws the audit.
         """
-        if any(forbids(state, action) for forbids in self.guardrails):
-            return Decision(False, "guardrail")
-        if not critical:
-            return Decision(True, "non_critical")
         threshold = self.thresholds.get(issue, self.pooled)
         if threshold is None:
-            return Decision(False, "low_confidence" if issue in self.thresholds else "unknown_issue")
+            return Decision(False, "not_certified", 1.0)
+        if any(forbids(seen, action) for forbids in self.guardrails):
+            return Decision(False, "guardrail", 1.0)
+        if not critical:
+            return Decision(True, "non_critical", 0.0)
         if not score >= threshold:
-            return Decision(False, "low_confidence")
+            return Decision(False, "low_confidence", 1.0)
         if self.audit_share and rng.random() < self.audit_share:
-            return Decision(False, "audit")
-        return Decision(True, "confident")
+            return Decision(False, "audit", self.audit_share)
+        return Decision(True, "confident", self.audit_share)
+
+
+def refused(seen: Observation, action: Action) -> bool:
+    """Guardrail: the screen refused the action before; an operator should see why."""
+    return "error" in seen.state.values
+
+
+def stuck(seen: Observation, action: Action) -> bool:
+    """Guardrail: much was done since anything was last heard, or the same is to be done again on the same screen."""
+    since = 0
+    for step in reversed(seen.history):
+        if step.actor == "operator":
+            break
+        if step.action == action and step.state == seen.state:
+            return True
+        since += 1
+        if step.events:
+            break
+    return not seen.events and since >= STUCK

@@ -5,65 +5,109 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from handrail.agents.gate import Decision, Gate
+from handrail.agents.gate import STUCK, Decision, Gate, refused, stuck
 from handrail.envs.errors import HandrailError
-from handrail.envs.schema import Action, Control, UIState
+from handrail.envs.schema import Action, Actor, Control, Message, Step, UIState
+from handrail.envs.spaces import Observation
 
 STATE = UIState("desk", None, (Control("hello", "template"), Control("refund", "form")))
+SEEN = Observation("bank", "", 0, STATE, (), ())
 HELLO, REFUND = Action("send_reply", "hello"), Action("submit_form", "refund")
 
 
-def no_refunds(state: UIState, action: Action) -> bool:
-    assert state is STATE
+def no_refunds(seen: Observation, action: Action) -> bool:
+    assert seen is SEEN
     return action.target == "refund"
 
 
 THRESHOLDS = {"bank": 0.8, "hotel": None}
 OWN = Gate(THRESHOLDS)
 POOLED = Gate(THRESHOLDS, pooled=0.6)
-GUARDED = Gate(THRESHOLDS, pooled=0.6, guardrails=(no_refunds, lambda state, action: False))
+GUARDED = Gate(THRESHOLDS, pooled=0.6, guardrails=(no_refunds, lambda seen, action: False))
 
 
 @pytest.mark.parametrize(
     ("gate", "issue", "action", "critical", "score", "expected"),
     [
-        (OWN, "bank", HELLO, True, 0.9, Decision(True, "confident")),
-        (OWN, "bank", HELLO, True, 0.8, Decision(True, "confident")),
-        (OWN, "bank", HELLO, True, 0.79, Decision(False, "low_confidence")),
-        (OWN, "bank", HELLO, True, float("nan"), Decision(False, "low_confidence")),
-        (OWN, "bank", HELLO, False, 0.0, Decision(True, "non_critical")),
-        (OWN, "ride", HELLO, False, float("nan"), Decision(True, "non_critical")),
-        (OWN, "hotel", HELLO, True, 1.0, Decision(False, "low_confidence")),
-        (OWN, "ride", HELLO, True, 1.0, Decision(False, "unknown_issue")),
-        (POOLED, "ride", HELLO, True, 0.6, Decision(True, "confident")),
-        (POOLED, "ride", HELLO, True, 0.5, Decision(False, "low_confidence")),
-        (POOLED, "bank", HELLO, True, 0.7, Decision(False, "low_confidence")),
-        (POOLED, "hotel", HELLO, True, 1.0, Decision(False, "low_confidence")),
-        (GUARDED, "bank", REFUND, True, 1.0, Decision(False, "guardrail")),
-        (GUARDED, "bank", REFUND, False, 1.0, Decision(False, "guardrail")),
-        (GUARDED, "bank", HELLO, True, 1.0, Decision(True, "confident")),
-        (Gate(), "bank", HELLO, True, 1.0, Decision(False, "unknown_issue")),
-        (Gate(THRESHOLDS, audit_share=1.0), "bank", HELLO, True, 0.9, Decision(False, "audit")),
-        (Gate(THRESHOLDS, audit_share=1.0), "bank", HELLO, True, 0.7, Decision(False, "low_confidence")),
-        (Gate(THRESHOLDS, audit_share=1.0), "bank", HELLO, False, 0.9, Decision(True, "non_critical")),
+        (OWN, "bank", HELLO, True, 0.9, Decision(True, "confident", 0.0)),
+        (OWN, "bank", HELLO, True, 0.8, Decision(True, "confident", 0.0)),
+        (OWN, "bank", HELLO, True, 0.79, Decision(False, "low_confidence", 1.0)),
+        (OWN, "bank", HELLO, True, float("nan"), Decision(False, "low_confidence", 1.0)),
+        (OWN, "bank", HELLO, False, 0.0, Decision(True, "non_critical", 0.0)),
+        (OWN, "ride", HELLO, False, float("nan"), Decision(False, "not_certified", 1.0)),
+        (OWN, "hotel", HELLO, True, 1.0, Decision(False, "not_certified", 1.0)),
+        (OWN, "ride", HELLO, True, 1.0, Decision(False, "not_certified", 1.0)),
+        (POOLED, "ride", HELLO, True, 0.6, Decision(True, "confident", 0.0)),
+        (POOLED, "ride", HELLO, True, 0.5, Decision(False, "low_confidence", 1.0)),
+        (POOLED, "bank", HELLO, True, 0.7, Decision(False, "low_confidence", 1.0)),
+        (POOLED, "hotel", HELLO, True, 1.0, Decision(False, "not_certified", 1.0)),
+        (GUARDED, "bank", REFUND, True, 1.0, Decision(False, "guardrail", 1.0)),
+        (GUARDED, "bank", REFUND, False, 1.0, Decision(False, "guardrail", 1.0)),
+        (GUARDED, "bank", HELLO, True, 1.0, Decision(True, "confident", 0.0)),
+        (Gate(), "bank", HELLO, True, 1.0, Decision(False, "not_certified", 1.0)),
+        (Gate(THRESHOLDS, audit_share=1.0), "bank", HELLO, True, 0.9, Decision(False, "audit", 1.0)),
+        (Gate(THRESHOLDS, audit_share=1.0), "bank", HELLO, True, 0.7, Decision(False, "low_confidence", 1.0)),
+        (Gate(THRESHOLDS, audit_share=1.0), "bank", HELLO, False, 0.9, Decision(True, "non_critical", 0.0)),
     ],
 )
 def test_reasons(gate: Gate, issue: str, action: Action, critical: bool, score: float, expected: Decision) -> None:
-    assert gate.decide(issue, STATE, action, critical, score, np.random.default_rng(0)) == expected
+    assert gate.decide(issue, SEEN, action, critical, score, np.random.default_rng(0)) == expected
 
 
 def test_the_audit_takes_its_share_of_confident_steps() -> None:
     """20,000 draws at 0.1: the bound is five standard deviations, a false alarm in under 1e-6 of seeds."""
     gate, rng, steps = Gate({"bank": 0.5}, audit_share=0.1), np.random.default_rng(7), 20_000
-    decisions = [gate.decide("bank", STATE, HELLO, True, 0.9, rng) for _ in range(steps)]
+    decisions = [gate.decide("bank", SEEN, HELLO, True, 0.9, rng) for _ in range(steps)]
     audited = sum(decision.reason == "audit" for decision in decisions)
     assert abs(audited - 0.1 * steps) < 5 * np.sqrt(steps * 0.1 * 0.9)
     assert all(decision.execute == (decision.reason == "confident") for decision in decisions)
     again = np.random.default_rng(7)
-    assert [gate.decide("bank", STATE, HELLO, True, 0.9, again) for _ in range(200)] == decisions[:200]
+    assert [gate.decide("bank", SEEN, HELLO, True, 0.9, again) for _ in range(200)] == decisions[:200]
 
 
 @pytest.mark.parametrize("share", [-0.01, 1.01, float("nan")])
 def test_a_share_that_is_none_is_told(share: float) -> None:
     with pytest.raises(HandrailError, match=r"gate\.audit_share=.*between 0 and 1"):
         Gate(audit_share=share)
+
+
+def observed(count: int, actor: Actor = "policy", said_at: int = -1, **values: str) -> Observation:
+    """Return what is seen after `count` actions, each on a screen of its own, with a message before one of them."""
+    steps = tuple(
+        Step(
+            index,
+            UIState(f"screen {index}", None),
+            (Message("customer", "well?"),) if index == said_at else (),
+            Action("navigate", f"screen {index + 1}"),
+            actor,
+        )
+        for index in range(count)
+    )
+    return Observation("bank", "", count, UIState(f"screen {count}", None, (), dict(values)), (), steps)
+
+
+def test_what_the_screen_refused_is_for_the_operator() -> None:
+    assert refused(observed(1, error="no such card"), HELLO)
+    assert not refused(observed(1, notice="saved"), HELLO)
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        (observed(STUCK - 1), False),
+        (observed(STUCK), True),
+        (observed(STUCK, actor="operator"), False),
+        (observed(STUCK + 3, said_at=STUCK), False),
+        (observed(0), False),
+    ],
+)
+def test_much_work_without_a_word_from_anybody_is_stuck(seen: Observation, expected: bool) -> None:
+    assert stuck(seen, HELLO) is expected
+
+
+def test_the_same_again_on_the_same_screen_is_stuck() -> None:
+    state = UIState("desk", None)
+    step = Step(0, state, (Message("customer", "hello"),), HELLO, "policy")
+    seen = Observation("bank", "", 1, state, (Message("customer", "hm"),), (step,))
+    assert stuck(seen, HELLO)
+    assert not stuck(seen, REFUND)

@@ -1,0 +1,178 @@
+"""Shared sessions: who acts, what is stored, and that runs over the same cases are paired."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from handrail.agents.critic import Case
+from handrail.agents.decoding import Suggestion
+from handrail.agents.gate import Gate
+from handrail.agents.operators.expert import Expert
+from handrail.agents.operators.human import NONE, Person
+from handrail.agents.operators.seat import crew_staff
+from handrail.agents.operators.verdicts import Rates
+from handrail.agents.rollout import Reset, rollout
+from handrail.agents.rules import Alone, Copilot, Rule, Ruling, Selective
+from handrail.agents.runtime import Runtime
+from handrail.envs.bpm.env import BPMEnv
+from handrail.envs.errors import HandrailError
+from handrail.envs.normalize import same_action
+from handrail.envs.schema import Action, Session
+
+PERFECT = Rates(rubber_stamp=0, acceptable=0, environment=0, other=0)
+ONE = (Person("ann", slips=NONE),)
+WRONG = Action("navigate", "nowhere")
+
+
+class Scripted:
+    """A policy that knows the procedure, and says something wrong at given steps."""
+
+    def __init__(self, wrong: Sequence[int] = (), everywhere: bool = False) -> None:
+        self.wrong, self.everywhere = wrong, everywhere
+        self.runtime: Any = None
+        self.expert = Expert("thorough", 0)
+
+    def begin(self, key: int, operator: str) -> None:
+        pass
+
+    def finish(self, key: int) -> None:
+        pass
+
+    def suggest(self, observations: Mapping[int, Any]) -> dict[int, Suggestion]:
+        found = {}
+        for number, seen in observations.items():
+            action = self.expert.act(self.runtime._running[number].env.world)
+            if self.everywhere or seen.index in self.wrong:
+                action = WRONG
+            found[number] = Suggestion(str(number), seen.index, action, (), -0.1, 0.9, 0.8, 0.2)
+        return found
+
+
+class Sure:
+    """A critic that gives every suggestion one score and remembers what it was shown."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+        self.cases: list[Case] = []
+
+    def score(self, cases: Sequence[Case]) -> Any:
+        self.cases.extend(cases)
+        return np.full(len(cases), self.value)
+
+
+def worked(
+    rule: Rule, desk: Any = None, critic: Any = None, cases: int = 4, people: Any = ONE, rates: Rates = PERFECT
+) -> list[Session]:
+    runtime = Runtime(crew_staff(people, rates), rule, desk, critic)
+    if desk is not None:
+        desk.runtime = runtime
+    resets = [Reset(seed) for seed in range(cases)]
+    played = list(rollout(lambda: BPMEnv("mock"), runtime, resets, slots=3))
+    return [runtime.told(one) for one in played]
+
+
+def test_alone_the_operator_does_everything_and_no_policy_is_needed() -> None:
+    for session in worked(Alone()):
+        assert session.outcome["success"]
+        assert session.operator == "ann"
+        assert all(step.actor == "operator" and step.feedback is None for step in session.steps)
+        assert [note["route"] for note in session.hidden["runtime"]] == ["operator"] * len(session.steps)
+
+
+def test_under_a_copilot_the_stored_action_is_the_operators() -> None:
+    for session in worked(Copilot(), Scripted(wrong=(1, 2))):
+        assert session.outcome["success"]
+        for step in session.steps:
+            assert step.actor == "operator"
+            assert step.feedback is not None
+            if step.index in (1, 2):
+                assert step.feedback.suggestion == WRONG
+                assert step.feedback.verdict == "reject"
+                assert step.feedback.correction == step.action != WRONG
+            else:
+                assert step.feedback.verdict == "accept"
+                assert step.feedback.suggestion is not None
+                assert same_action(step.action, step.feedback.suggestion)
+        assert session.hidden["causes"] == {"1": "model_error", "2": "model_error"}
+
+
+def test_a_copilot_for_critical_steps_leaves_the_others_to_the_operator() -> None:
+    for session in worked(Copilot(everywhere=False), Scripted()):
+        for step in session.steps:
+            assert (step.feedback is not None) == step.critical
+        judged = [step.index for step in session.steps if step.critical]
+        assert session.hidden["critical_suggestions"] == judged
+
+
+def test_what_the_gate_lets_through_runs_alone_to_the_end() -> None:
+    critic = Sure(0.9)
+    for session in worked(Selective(Gate(pooled=0.5)), Scripted(), critic):
+        assert session.outcome["success"]
+        assert session.outcome["active_seconds"] == 0
+        assert all(step.actor == "policy" and step.feedback is None for step in session.steps)
+    assert all(case.suggestion == case.session.steps[case.step].action for case in critic.cases)
+    assert all(len(case.session.steps) == case.step + 1 for case in critic.cases)
+
+
+def test_what_it_defers_is_reviewed_and_the_policy_goes_on_from_there() -> None:
+    for session in worked(Selective(Gate(pooled=0.5)), Scripted(), Sure(0.4)):
+        assert session.outcome["success"]
+        assert all((step.actor == "operator") == step.critical for step in session.steps)
+        reasons = {note["reason"] for note in session.hidden["runtime"]}
+        assert reasons == {"low_confidence", "non_critical"}
+
+
+def test_an_issue_without_a_certificate_stays_with_the_operator() -> None:
+    for session in worked(Selective(Gate()), Scripted(), Sure(1.0)):
+        assert all(step.actor == "operator" and step.feedback is not None for step in session.steps)
+
+
+class Labelled:
+    """A rule that runs everything and asks what the operator would have done."""
+
+    suggests, labels = True, True
+
+    def route(self, moment: Any) -> Ruling:
+        return Ruling("run", "always", 1.0)
+
+
+def test_labels_of_what_ran_alone_are_the_operators() -> None:
+    for session in worked(Labelled(), Scripted(wrong=(0,))):
+        first, *others = session.steps
+        assert first.actor == "policy"
+        assert first.action == WRONG
+        assert first.feedback is not None
+        assert first.feedback.verdict == "reject"
+        assert first.feedback.correction is not None
+        assert first.feedback.correction != WRONG
+        for step in others:
+            assert step.feedback is not None
+            assert step.feedback.verdict == "accept"
+
+
+def test_the_same_people_meet_the_same_cases_in_every_arm() -> None:
+    people = tuple(Person(name, seed=n) for n, name in enumerate("abc"))
+    alone = worked(Alone(), people=people, cases=12)
+    helped = worked(Copilot(), Scripted(), people=people, cases=12)
+    assert [(s.id, s.operator) for s in alone] == [(s.id, s.operator) for s in helped]
+    assert {s.operator for s in alone} == set("abc")
+
+
+def test_the_same_seeds_give_the_same_sessions() -> None:
+    first, second = (worked(Selective(Gate(pooled=0.5, audit_share=0.3)), Scripted(), Sure(0.9)) for _ in range(2))
+    assert first == second
+    assert any(note["reason"] == "audit" for session in first for note in session.hidden["runtime"])
+
+
+def test_a_rule_that_asks_for_suggestions_needs_a_policy() -> None:
+    with pytest.raises(HandrailError, match="Copilot asks for suggestions"):
+        Runtime(crew_staff(ONE), Copilot())
+
+
+def test_a_staff_of_nobody_is_refused() -> None:
+    with pytest.raises(HandrailError, match="at least one operator"):
+        crew_staff(())
