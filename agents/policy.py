@@ -29,6 +29,7 @@ class PolicyConfig:
         model: a hub id or folder that `transformers` loads; `None` builds a Qwen2 from scratch with a tokenizer
             trained on the training split.
         vocab_size: tokens of a tokenizer trained here.
+        digits: most digits of a number that one token of that tokenizer stands for; `None` lets its merges decide.
         hidden_size, layers, heads, feed_forward: shape of a model built here; `feed_forward` is a multiple of
             `hidden_size`.
         max_length: longest window of a transcript, in tokens.
@@ -40,6 +41,7 @@ class PolicyConfig:
 
     model: str | None = None
     vocab_size: int = 4096
+    digits: int | None = None
     hidden_size: int = 192
     layers: int = 4
     heads: int = 4
@@ -135,7 +137,7 @@ def build_policy(config: PolicyConfig, transcript: Transcript, texts: Sequence[s
 
         from handrail.agents.tokenizer import train_tokenizer
 
-        tokenizer: Any = train_tokenizer(texts, config.vocab_size)
+        tokenizer: Any = train_tokenizer(texts, config.vocab_size, digits=config.digits)
         shape = Qwen2Config(
             vocab_size=len(tokenizer),
             hidden_size=config.hidden_size,

@@ -15,17 +15,21 @@ from handrail.agents.transcript import END, MARKERS, PAD
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-_WORDS = r"▁?[\p{L}_][\p{L}\p{M}\p{N}_]*|▁?\p{N}+|▁?[^\s\p{L}\p{N}▁]|▁"
+_WORDS = r"▁?[\p{{L}}_][\p{{L}}\p{{M}}\p{{N}}_]*|▁?\p{{N}}{digits}|▁?[^\s\p{{L}}\p{{N}}▁]|▁"
 _MARKER = re.compile("|".join(re.escape(marker) for marker in MARKERS))
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, min_frequency: int = 3) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int, min_frequency: int = 3, digits: int | None = None
+) -> PreTrainedTokenizerFast:
     """Train a byte-pair tokenizer.
 
     Args:
         texts: transcripts of the training split only.
         vocab_size: at most this many tokens, markers and bytes included.
         min_frequency: merges rarer than this are not made.
+        digits: numbers are cut into pieces of so many digits from the left; `None` lets the merges decide. Short pieces
+            are common ones, so a model soon learns to copy numbers that it has never seen.
 
     Returns:
         A `transformers` tokenizer; markers are single tokens, text round-trips up to case and white space.
@@ -40,7 +44,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, min_frequency: int = 
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Metaspace(prepend_scheme="always", split=False),
-            pre_tokenizers.Split(Regex(_WORDS), behavior="isolated"),
+            pre_tokenizers.Split(Regex(_WORDS.format(digits="+" if digits is None else f"{{1,{digits}}}")), "isolated"),
         ]
     )
     tokenizer.decoder = decoders.Sequence(
