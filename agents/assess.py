@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from handrail.agents.branches import Branched, branch, read
 from handrail.agents.critic import Case
 from handrail.agents.decoding import Decoder, Suggestion
+from handrail.envs.schema import Control
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +51,7 @@ def assess(
     """
     policy = decoder.policy
     plain = [Case(c.session, c.step, c.suggestion, c.accepted) for c in cases]
+    views = {case.session.id: policy.transcript.view(case.session)[0] for case in cases}
     found: dict[int, Reading] = {}
     model: Any = policy.model
     head = model.get_output_embeddings()
@@ -61,7 +63,9 @@ def assess(
         row = 0
         for number, start, end, fork in zip(item.cases, item.starts, item.ends, item.forks, strict=True):
             tokens = [int(t) for t in item.ids[start + 1 : end]]
-            confidence = _confidence(decoder, plain[number], item.ids[:fork], tokens, scores[row : row + len(tokens)])
+            case = plain[number]
+            controls = views[case.session.id].steps[case.step].state.controls
+            confidence = _confidence(decoder, case, controls, item.ids[:fork], tokens, scores[row : row + len(tokens)])
             row += len(tokens)
             found[number] = Reading(confidence, seen[start].copy(), seen[end - 1].copy())
 
@@ -70,9 +74,13 @@ def assess(
 
 
 def _confidence(
-    decoder: Decoder, case: Case, seen: NDArray[np.int64], tokens: list[int], scores: NDArray[np.float32]
+    decoder: Decoder,
+    case: Case,
+    controls: tuple[Control, ...],
+    seen: NDArray[np.int64],
+    tokens: list[int],
+    scores: NDArray[np.float32],
 ) -> Suggestion:
-    controls = case.session.steps[case.step].state.controls
     cursor = decoder.cursor(controls, seen)
     refused = False
     log_probability, lowest, margin, entropy = 0.0, 1.0, 1.0, 0.0

@@ -11,13 +11,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from handrail.agents.critic import Case
 from handrail.agents.encoding import batches
 from handrail.agents.policy import Policy
-from handrail.agents.transcript import ACTION, DRAFT, END, escape, field_order, write_action
+from handrail.agents.references import References
+from handrail.agents.transcript import DRAFT, escape
+from handrail.envs.schema import Session
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +81,8 @@ def branch(policy: Policy, cases: Sequence[Case]) -> list[Branched]:
         session = cases[numbers[0]].session
         encoded = policy.encoder.encode(session.id, policy.transcript.spans(session))
         actions = encoded.actions
-        written = {n: _tokens(policy, cases[n]) for n in numbers}
+        viewed, names = policy.transcript.view(session)
+        written = {n: _tokens(policy, cases[n], viewed, names) for n in numbers}
         pending = sorted(numbers, key=lambda n: cases[n].step)
         while pending:
             taken, room = [pending[0]], policy.max_length - len(written[pending[0]])
@@ -93,10 +97,10 @@ def branch(policy: Policy, cases: Sequence[Case]) -> list[Branched]:
     return found
 
 
-def _tokens(policy: Policy, case: Case) -> list[int]:
-    order = field_order(case.session.steps[case.step].state.controls, case.suggestion.target)
-    text = f"{ACTION}{write_action(case.suggestion, order)}{END}"
-    tokens = policy.encoder.tokens(text)
+def _tokens(policy: Policy, case: Case, viewed: Session, names: list[References] | None) -> list[int]:
+    action = case.suggestion if names is None else names[case.step].named(case.suggestion)
+    step = msgspec.structs.replace(viewed.steps[case.step], action=action)
+    tokens = policy.encoder.tokens(policy.transcript.action(step).text)
     return policy.encoder.tokens(DRAFT + escape(case.draft)) + tokens if case.draft else tokens
 
 

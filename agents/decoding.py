@@ -11,7 +11,7 @@ result is what step-by-step greedy decoding gives (tested), at the cost of one p
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from handrail.agents.encoding import Encoded, batches, windows
 from handrail.agents.grammar import Cursor, Grammar, Words, text_tokens
 from handrail.agents.policy import Policy
+from handrail.agents.references import References
 from handrail.agents.transcript import ACTION, END, read_action
 from handrail.envs.errors import HandrailError
 from handrail.envs.schema import Action, Control, Session
@@ -73,12 +74,14 @@ class Writing:
     Attributes:
         session_id, step: where.
         cursor: what may follow; `None` if anything may.
+        references: the names that it may use; `None` if the transcript has none.
         done: whether it is complete, or was cut off.
     """
 
     session_id: str
     step: int
     cursor: Cursor | None
+    references: References | None = None
     tokens: list[int] = field(default_factory=list)
     log_probability: float = 0.0
     min_probability: float = 1.0
@@ -193,6 +196,8 @@ class Writer:
             action = read_action(text)
         except HandrailError:
             action = INVALID
+        if writing.references is not None:
+            action = writing.references.plain(action)
         return Suggestion(
             writing.session_id,
             writing.step,
@@ -259,7 +264,7 @@ class Decoder(Writer):
         """
         import torch
 
-        states = {s.id: s for s in sessions}
+        views = {session.id: self.policy.transcript.view(session) for session in sessions}
         pieces: list[Encoded] = []
         for session in sessions:
             whole = self.policy.encoder.encode(session.id, self.policy.transcript.spans(session))
@@ -267,12 +272,14 @@ class Decoder(Writer):
         found: dict[tuple[str, int], Suggestion] = {}
         with torch.inference_mode():
             for batch in progress(batches([len(p) for p in pieces], self.token_budget)):
-                for writing in self._batch([pieces[i] for i in batch], states):
+                for writing in self._batch([pieces[i] for i in batch], views):
                     found[writing.session_id, writing.step] = self.suggestion(writing)
         order = {s.id: n for n, s in enumerate(sessions)}
         return [found[key] for key in sorted(found, key=lambda k: (order[k[0]], k[1]))]
 
-    def _batch(self, pieces: list[Encoded], sessions: dict[str, Session]) -> list[_Logged]:
+    def _batch(
+        self, pieces: list[Encoded], views: Mapping[str, tuple[Session, list[References] | None]]
+    ) -> list[_Logged]:
         import torch
 
         model: Any = self.policy.model
@@ -285,10 +292,11 @@ class Decoder(Writer):
         positions: list[int] = []
         targets: list[list[int]] = []
         for row, piece in enumerate(pieces):
+            session, names = views[piece.session_id]
             for step, (first, last) in piece.actions.items():
-                state = sessions[piece.session_id].steps[step].state
-                cursor = self.cursor(state.controls, piece.ids[:first])
-                writings.append(_Logged(piece.session_id, step, cursor, prefix=first, row=row))
+                cursor = self.cursor(session.steps[step].state.controls, piece.ids[:first])
+                known = None if names is None else names[step]
+                writings.append(_Logged(piece.session_id, step, cursor, known, prefix=first, row=row))
                 rows.extend([row] * (last - first))
                 positions.extend(range(first - 1, last - 1))
                 targets.append([int(t) for t in piece.ids[first:last]])

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+import msgspec
 import numpy as np
 import torch
 
@@ -22,9 +23,10 @@ from handrail.agents.decoding import MAX_ACTION_TOKENS, Suggestion, Writer, Writ
 from handrail.agents.encoding import window_start
 from handrail.agents.key_values import KeyValues
 from handrail.agents.policy import Policy
+from handrail.agents.references import References
 from handrail.agents.transcript import ACTION, Span
 from handrail.envs.errors import HandrailError
-from handrail.envs.schema import Step
+from handrail.envs.schema import Control, Step
 from handrail.envs.spaces import Observation
 
 K = TypeVar("K", bound=Hashable)
@@ -37,6 +39,20 @@ _PASS_CELLS = 1 << 26
 """Tokens read times tokens seen in one pass: bounds the memory of its mask."""
 
 
+class _Text(NamedTuple):
+    """What a policy reads at a step.
+
+    Attributes:
+        tokens: up to the marker that opens the action.
+        controls: of the screen, as they are written.
+        names: that the action may use, if the transcript has names.
+    """
+
+    tokens: list[int]
+    controls: tuple[Control, ...]
+    names: References | None
+
+
 @dataclass
 class _Running:
     """A session at the desk.
@@ -47,6 +63,8 @@ class _Running:
         row: of the cache.
         read: the tokens whose keys and values the row holds.
         history: the steps that `tokens` holds.
+        before: the last of them, as it is written.
+        names: given out in them, if the transcript has names.
         tokens: the header, and what is known to be over.
         start: where the window begins in `tokens`, the repeated header aside.
     """
@@ -56,6 +74,8 @@ class _Running:
     row: int
     read: list[int] = field(default_factory=list)
     history: tuple[Step, ...] = ()
+    before: Step | None = None
+    names: References = field(default_factory=References)
     tokens: list[int] = field(default_factory=list)
     header: int = 0
     start: int = 0
@@ -150,12 +170,12 @@ class Desk:
         waiting: list[tuple[_Running, Writing, list[int]]] = []
         texts = self._texts(observations)
         for key, observation in observations.items():
-            running, text = self._running[key], texts[key]
+            running, (text, controls, names) = self._running[key], texts[key]
             kept = min(_agreeing(running.read, text), len(text) - 1)
             self._cache.cut(running.row, kept)
             running.read = text[:kept]
-            cursor = self.writer.cursor(observation.state.controls, text)
-            writings[key] = Writing(running.session_id, observation.index, cursor)
+            cursor = self.writer.cursor(controls, text)
+            writings[key] = Writing(running.session_id, observation.index, cursor, names)
             waiting.append((running, writings[key], text[kept:]))
         while waiting:
             going: list[tuple[_Running, Writing, list[int]]] = []
@@ -206,13 +226,13 @@ class Desk:
         """Return what it costs to read `new` tokens in each row, in tokens that see nothing before them."""
         return rows * new * (1 + seen / self._reach)
 
-    def _texts(self, observations: Mapping[K, Observation]) -> dict[K, list[int]]:
-        """Return the tokens a policy reads in each session, up to the marker that opens the action."""
+    def _texts(self, observations: Mapping[K, Observation]) -> dict[K, _Text]:
+        """Return what a policy reads in each session, up to the marker that opens the action."""
         spans = {key: self._spans(self._running[key], observation) for key, observation in observations.items()}
         # All new texts go to the tokenizer together: a call costs more than a text.
-        self.policy.encoder.lookup([span.text for found in spans.values() for part in found for span in part])
+        self.policy.encoder.lookup([span.text for over, now, *_ in spans.values() for span in (*over, *now)])
         texts = {}
-        for key, (over, now) in spans.items():
+        for key, (over, now, controls, names) in spans.items():
             running = self._running[key]
             for span in over:
                 self._append(running, span)
@@ -223,23 +243,41 @@ class Desk:
             start, first, body = running.start, len(text), self.policy.max_length - running.header
             if first >= start + body:
                 start = window_start(running.header, body, first, first + 1)
-            texts[key] = text[: running.header] + text[start:]
+            texts[key] = _Text(text[: running.header] + text[start:], controls, names)
         return texts
 
-    def _spans(self, running: _Running, observation: Observation) -> tuple[list[Span], list[Span]]:
-        """Return what came to be over since the session was last seen, and what is new at the step to come."""
+    def _spans(
+        self, running: _Running, observation: Observation
+    ) -> tuple[list[Span], list[Span], tuple[Control, ...], References | None]:
+        """Return what came to be over since the session was last seen, what is new at the step to come, its controls
+        as they are written, and the names it may use.
+        """
         transcript, history = self.policy.transcript, observation.history
         known = len(running.history)
         over: list[Span] = []
         if not running.tokens or history[:known] != running.history:
-            running.tokens, known = [], 0
+            running.tokens, running.before, running.names, known = [], None, References(), 0
             over.append(transcript.opening(observation, running.operator))
-        before = history[known - 1] if known else None
+        named = transcript.config.references
         for step in history[known:]:
-            over += [*transcript.seen(before, step.index, step.state, step.events), transcript.acted(step)]
-            before = step
+            written = step
+            if named:
+                events, state = running.names.see(step.events, step.state)
+                action = running.names.named(step.action)
+                written = msgspec.structs.replace(step, events=events, state=state, action=action)
+            over += [
+                *transcript.seen(running.before, written.index, written.state, written.events),
+                transcript.acted(written),
+            ]
+            running.before = written
         running.history = history
-        return over, list(transcript.seen(before, observation.index, observation.state, observation.events))
+        events, state, names = observation.events, observation.state, None
+        if named:
+            # The step to come may be another one when it is over: what it names is not kept.
+            names = running.names.copy()
+            events, state = names.see(events, state)
+        now = list(transcript.seen(running.before, observation.index, state, events))
+        return over, now, state.controls, names
 
     def _append(self, running: _Running, span: Span) -> None:
         """Add what is over, and move the window on where an action does not end in it."""

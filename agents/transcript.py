@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from handrail.agents.references import References, refer
 from handrail.envs.errors import HandrailError
 from handrail.envs.normalize import normalize_value
 from handrail.envs.schema import Action, Constraint, Control, Event, Message, Session, Step, UIState
@@ -70,6 +71,7 @@ class TranscriptConfig:
         controls: what the header lists of the screen: nothing, the `ids` of the controls, or also their `labels`.
         replies: whether the text of a sent reply template is quoted after its id.
         result_fields: at most this many fields of a back-end record are quoted.
+        references: whether what can be copied has short names (`handrail.agents.references`).
     """
 
     serialisation: Literal["packed", "stepwise"] = "packed"
@@ -79,6 +81,7 @@ class TranscriptConfig:
     controls: Literal["none", "ids", "labels"] = "none"
     replies: bool = False
     result_fields: int = 16
+    references: bool = False
 
     def __post_init__(self) -> None:
         if self.window < 1 or self.result_fields < 0:
@@ -204,9 +207,20 @@ class Transcript:
             parts.extend(self._control(control) for control in first.controls)
         return Span(" ".join(parts), 0)
 
+    def view(self, session: Session) -> tuple[Session, list[References] | None]:
+        """Return a session as it is written, and the names in it by step; as it is and `None` without references."""
+        return refer(session) if self.config.references else (session, None)
+
     def spans(self, session: Session) -> list[Span]:
         """Return the packed transcript of a whole session, header first."""
-        return [self.header(session), *self._entries(session)]
+        viewed, _ = self.view(session)
+        return [self.header(viewed), *self._entries(viewed)]
+
+    def would(self, session: Session, step: int, action: Action) -> Span:
+        """Return the action span of another action than the one of that step."""
+        viewed, names = self.view(session)
+        written = action if names is None else names[step].named(action)
+        return self.action(msgspec.structs.replace(viewed.steps[step], action=written))
 
     def prefix(self, session: Session, step: int) -> list[Span]:
         """Return what a policy reads at `step`: everything before the action, in the configured serialisation.
@@ -216,7 +230,8 @@ class Transcript:
         """
         if not 0 <= step < len(session.steps):
             raise IndexError(f"session {session.id} has steps 0 to {len(session.steps) - 1}, not {step}")
-        entries = [s for s in self._entries(session) if s.step < step or (s.step == step and not s.action)]
+        viewed, _ = self.view(session)
+        entries = [s for s in self._entries(viewed) if s.step < step or (s.step == step and not s.action)]
         return [self.header(session), *self._cut(entries)]
 
     def observed(self, observation: Observation, operator: str) -> list[Span]:
@@ -226,13 +241,10 @@ class Transcript:
             observation: of the running session.
             operator: see `opening`.
         """
-        entries = []
-        before: Step | None = None
-        for step in observation.history:
-            entries += [*self.seen(before, step.index, step.state, step.events), self.acted(step)]
-            before = step
-        entries += self.seen(before, observation.index, observation.state, observation.events)
-        return [self.opening(observation, operator), *self._cut(entries)]
+        # Nothing is done yet; the action of the step to come is left out below.
+        now = Step(observation.index, observation.state, observation.events, Action(""))
+        session = Session("", "", observation.issue, operator, observation.brief, (*observation.history, now))
+        return self.prefix(session, observation.index)
 
     def _cut(self, entries: list[Span]) -> list[Span]:
         return entries[-self.config.window :] if self.config.serialisation == "stepwise" else entries

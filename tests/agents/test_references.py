@@ -1,0 +1,112 @@
+"""Names for what can be copied: given by hand-worked rules, and read back without loss."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from handrail.agents.references import NAMES, References, refer
+from handrail.agents.simulate import simulate
+from handrail.agents.transcript import Transcript, TranscriptConfig
+from handrail.envs.normalize import same_action
+from handrail.envs.schema import Action, Control, Message, UIState
+
+BLANK = UIState("desk", None)
+REF = re.compile(r"ref\d+")
+
+
+def said(known: References, text: str) -> str:
+    """Return a message as it is written, with names numbered in order of appearance."""
+    (event,), _ = known.see((Message("customer", text),), BLANK)
+    order: dict[str, str] = {}
+    return REF.sub(lambda m: order.setdefault(m.group(), f"<{len(order)}>"), event.text)
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("the pin is 9925 if i remember", "the pin is 9925 <0> if i remember"),
+        ("C-517296, that's it.", "C-517296 <0>, that's it."),
+        ("born 1975-01-16.", "born 1975-01-16 <0>."),
+        ("36, look: 36", "36 <0>, look: 36 <0>"),
+        ("DE62 7273 3987, please", "DE62 <0> 7273 <1> 3987 <2> <3>, please"),
+        ("no number here", "no number here"),
+        ("12.50 at 3", "12.50 <0> at 3 <1>"),
+    ],
+)
+def test_words_with_digits_are_named_after_themselves(text: str, written: str) -> None:
+    assert said(References(), text) == written
+
+
+def test_groups_of_digits_are_one_thing_too() -> None:
+    known = References()
+    known.see((Message("customer", "to DE62 7273 3987"),), BLANK)
+    written = known.named(Action("set_field", "payout", {"value": "DE62 7273 3987"}))
+    assert REF.fullmatch(str(written.args["value"]))
+    assert known.plain(written).args == {"value": "DE62 7273 3987"}
+
+
+def test_rows_are_named_and_values_that_are_the_same_as_something_said() -> None:
+    known = References()
+    table = Control("cards", "table", options=("4579-2378", "4120-1751"))
+    pin = Control("pin", "text")
+    values = {"cards.4579-2378": "visa · active", "cards.4120-1751": "visa · lost", "pin": "9925", "years": 9925.0}
+    _, state = known.see((Message("customer", "9925"),), UIState("desk", None, (table, pin), values))
+    name, first, second = known.names["9925"], known.names["4579-2378"], known.names["4120-1751"]
+    assert state.values == {
+        "cards.4579-2378": f"visa · active {first}",
+        "cards.4120-1751": f"visa · lost {second}",
+        "pin": name,
+        "years": f"9925.0 {name}",
+    }
+    assert state.controls == (Control("cards", "table", options=(first, second)), pin)
+    assert known.named(Action("select_item", "cards", {"item": "4120-1751"})).args == {"item": second}
+    assert len({name, first, second}) == 3
+
+
+def test_what_has_no_name_is_written_as_it_is() -> None:
+    known = References()
+    for action in (
+        Action("set_field", "reason", {"value": "lost"}),
+        Action("set_field", "agreed", {"value": True}),
+        Action("send_reply", "greet"),
+        Action("click", "close:resolved"),
+    ):
+        assert known.named(action) == action
+        assert known.plain(action) == action
+
+
+def test_names_run_out_and_are_never_given_twice() -> None:
+    known = References()
+    known.see((Message("customer", ", ".join(f"x{n}" for n in range(NAMES + 5))),), BLANK)
+    assert len(set(known.names.values())) == len(known.names) == NAMES
+
+
+def test_no_name_stands_for_the_same_in_all_sessions() -> None:
+    given = set()
+    for opening in ("hello", "hi there", "good morning", "i lost my card", "a question"):
+        known = References()
+        known.see((Message("customer", opening), Message("customer", "9925")), BLANK)
+        given.add(known.names["9925"])
+    assert len(given) > 2
+
+
+@pytest.mark.parametrize("domain", ["bank", "telecom", "mock"])
+def test_actions_are_read_back_as_they_were(domain: str) -> None:
+    used = 0
+    for session in simulate(domain, 20, seed=4):
+        viewed, known = refer(session)
+        for step, written, names in zip(session.steps, viewed.steps, known, strict=True):
+            assert same_action(names.plain(written.action), step.action)
+            used += any(REF.fullmatch(str(value)) is not None for value in written.action.args.values())
+    assert used > 10
+
+
+def test_a_step_is_written_the_same_whatever_comes_later() -> None:
+    transcript = Transcript(TranscriptConfig(references=True))
+    for session in simulate("bank", 5, seed=1):
+        whole = transcript.spans(session)
+        for step in range(len(session.steps)):
+            before = transcript.prefix(session, step)
+            assert whole[: len(before)] == before
