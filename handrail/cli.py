@@ -31,6 +31,7 @@ COMMANDS = {
     "evaluate": Command("evaluate a finished run on other sessions: handrail evaluate run=DIR data.path=DIR"),
     "curves": Command("coverage-precision curves and certificates for a table of scores"),
     "ingest": Command("raw logs to a store: handrail ingest source=NAME path=… out=FILE", "run the same command again"),
+    "copilot": Command("work simulated cases yourself, with a copilot's suggestions: handrail copilot domain=bank"),
     "bench": Command("measure speed and memory as ratios against alternatives"),
 }
 
