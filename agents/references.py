@@ -4,13 +4,16 @@ To enter a number from the chat, a model has to find it and write it digit by di
 a transcript with references every word of a message that holds a digit, and every row of a table, is followed by a
 name, and an action that uses it says the name:
 
-    <|customer|>the pin is 9925 ref17<|action|>set_field verify.pin<|field|>value<|is|>ref17<|end|>
+    <|customer|>the pin is 9925 d4 ref17<|action|>set_field verify.pin<|field|>value<|is|>d4 ref17<|end|>
 
 A name comes after what it stands for, so that where it is read the whole word has been read (a causal model cannot know
-at its first digit that a number is a PIN). Names follow from the text alone: what is the same gets the same name, what
-comes first is named first, and where in the circle of `NAMES` a session begins depends on its first message, so that
-no name stands for the same thing in all sessions. Values on the screen that are the same as something named are
-followed by its name too. Actions that hold something without a name are written as they are.
+at its first digit that a number is a PIN). It begins with the shape of what it stands for, letters and numbers of
+digits: a field wants one shape, and what follows the last such shape in the chat is mostly what it wants.
+
+Names follow from the text alone: what is the same gets the same name, what comes first is named first, and where in the
+circle of `NAMES` a session begins depends on its first message, so that no name stands for the same thing in all
+sessions. Values on the screen that are the same as something named, and rows that show it, are followed by its name
+too. Actions that hold something without a name are written as they are.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ NAMES = 64
 
 _WORD = re.compile(r"\w+(?:[-./]\w+)*")
 _DIGIT = re.compile(r"\d")
+_PARTS = re.compile(r"[-./]")
+_RUNS = re.compile(r"\d+|[^\W\d_]+")
 
 
 class References:
@@ -86,7 +91,7 @@ class References:
         key = _key(text)
         name = self.names.get(key)
         if name is None and len(self.names) < NAMES:
-            name = f"ref{((self._start or 0) + 27 * len(self.names)) % NAMES}"
+            name = f"{_shape(text)} ref{((self._start or 0) + 27 * len(self.names)) % NAMES}"
             self.names[key], self.meant[name] = name, text
         return name
 
@@ -127,8 +132,14 @@ class References:
                 shown = values.get(f"{table.id}.{row}")
                 name = self._given(row) if isinstance(shown, str) else None
                 if name is not None:
-                    values[f"{table.id}.{row}"] = f"{shown}{_after(name)}"
+                    values[f"{table.id}.{row}"] = f"{self._marked(row, shown)}{_after(name)}"
         return msgspec.structs.replace(state, controls=self._offered(state), values=values)
+
+    def _marked(self, row: str, shown: str) -> str:
+        """Return what a row shows, with the names of what was said of it behind it."""
+        said = (*_PARTS.split(row), *_WORD.findall(shown))
+        marks = dict.fromkeys(name for word in said if (name := self.names.get(_key(word))) is not None)
+        return shown + "".join(map(_after, marks))
 
     def _offered(self, state: UIState) -> tuple[Control, ...]:
         """Return the controls with named rows; the same screen gives the same object, which grammars are kept by."""
@@ -171,6 +182,12 @@ def refer(session: Session) -> tuple[Session, list[References]]:
 
 def _key(text: str) -> str:
     return normalize_text(text)
+
+
+def _shape(text: str) -> str:
+    """Return letters and numbers of digits, e.g. `c_d6` for `C-517296`."""
+    parts = (f"d{len(part)}" if part.isdigit() else part[:4] for part in _RUNS.findall(text.lower()))
+    return "_".join(parts)
 
 
 def _after(name: str | None) -> str:

@@ -13,26 +13,26 @@ from handrail.envs.normalize import same_action
 from handrail.envs.schema import Action, Control, Message, UIState
 
 BLANK = UIState("desk", None)
-REF = re.compile(r"ref\d+")
+REF = re.compile(r"(\w+) ref\d+")
 
 
 def said(known: References, text: str) -> str:
     """Return a message as it is written, with names numbered in order of appearance."""
     (event,), _ = known.see((Message("customer", text),), BLANK)
     order: dict[str, str] = {}
-    return REF.sub(lambda m: order.setdefault(m.group(), f"<{len(order)}>"), event.text)
+    return REF.sub(lambda m: order.setdefault(m.group(), f"<{m.group(1)}:{len(order)}>"), event.text)
 
 
 @pytest.mark.parametrize(
     ("text", "written"),
     [
-        ("the pin is 9925 if i remember", "the pin is 9925 <0> if i remember"),
-        ("C-517296, that's it.", "C-517296 <0>, that's it."),
-        ("born 1975-01-16.", "born 1975-01-16 <0>."),
-        ("36, look: 36", "36 <0>, look: 36 <0>"),
-        ("DE62 7273 3987, please", "DE62 <0> 7273 <1> 3987 <2> <3>, please"),
+        ("the pin is 9925 if i remember", "the pin is 9925 <d4:0> if i remember"),
+        ("C-517296, that's it.", "C-517296 <c_d6:0>, that's it."),
+        ("born 1975-01-16.", "born 1975-01-16 <d4_d2_d2:0>."),
+        ("36, look: 36", "36 <d2:0>, look: 36 <d2:0>"),
+        ("DE62 7273 3987, please", "DE62 <de_d2:0> 7273 <d4:1> 3987 <d4:2> <de_d2_d4_d4:3>, please"),
         ("no number here", "no number here"),
-        ("12.50 at 3", "12.50 <0> at 3 <1>"),
+        ("12.50 at 3", "12.50 <d2_d2:0> at 3 <d1:1>"),
     ],
 )
 def test_words_with_digits_are_named_after_themselves(text: str, written: str) -> None:
@@ -51,11 +51,17 @@ def test_rows_are_named_and_values_that_are_the_same_as_something_said() -> None
     known = References()
     table = Control("cards", "table", options=("4579-2378", "4120-1751"))
     pin = Control("pin", "text")
-    values = {"cards.4579-2378": "visa · active", "cards.4120-1751": "visa · lost", "pin": "9925", "years": 9925.0}
-    _, state = known.see((Message("customer", "9925"),), UIState("desk", None, (table, pin), values))
+    values = {
+        "cards.4579-2378": "visa · 12.50 · active",
+        "cards.4120-1751": "visa · lost",
+        "pin": "9925",
+        "years": 9925.0,
+    }
+    said_before = (Message("customer", "9925"), Message("customer", "it ends in 2378, over 12.50"))
+    _, state = known.see(said_before, UIState("desk", None, (table, pin), values))
     name, first, second = known.names["9925"], known.names["4579-2378"], known.names["4120-1751"]
     assert state.values == {
-        "cards.4579-2378": f"visa · active {first}",
+        "cards.4579-2378": f"visa · 12.50 · active {known.names['2378']} {known.names['12.5']} {first}",
         "cards.4120-1751": f"visa · lost {second}",
         "pin": name,
         "years": f"9925.0 {name}",
@@ -63,6 +69,7 @@ def test_rows_are_named_and_values_that_are_the_same_as_something_said() -> None
     assert state.controls == (Control("cards", "table", options=(first, second)), pin)
     assert known.named(Action("select_item", "cards", {"item": "4120-1751"})).args == {"item": second}
     assert len({name, first, second}) == 3
+    assert first.startswith("d4_d4 ")
 
 
 def test_what_has_no_name_is_written_as_it_is() -> None:
