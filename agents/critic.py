@@ -1,23 +1,56 @@
 """What a critic judges, and where its labels come from.
 
-Two sources of verdicts, one type: the policy's own suggestions replayed against the log, and the suggestions that the
-log recorded with the operators' real verdicts.
+Three sources of verdicts, one type: the policy's own suggestions replayed against the log, the suggestions that the
+log recorded with the operators' real verdicts, and those of them that were critical, as copilot sessions record them.
+What a simulated operator's verdict was worth is known too, but kept apart from the cases: no critic sees it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from handrail.envs.errors import HandrailError
 from handrail.envs.normalize import same_action
 from handrail.envs.schema import Action, Session
 
 if TYPE_CHECKING:
     from handrail.agents.decoding import Suggestion
+
+
+WRONG = ("model_error", "rubber_stamp")
+"""True causes of verdicts on suggestions that were wrong; any other verdict was on a right one."""
+
+
+class Trail(NamedTuple):
+    """How sure the policy was of what it did since an operator last acted: a suggestion builds on that.
+
+    Attributes:
+        log_probability: sum over those actions, <= 0.
+        min_probability: of the least sure of their tokens, in (0, 1].
+    """
+
+    log_probability: float = 0.0
+    min_probability: float = 1.0
+
+
+def trail(notes: Sequence[Mapping[str, Any]]) -> Trail:
+    """Return the trail that leads up to a step.
+
+    Args:
+        notes: what the runtime noted of the steps before (`handrail.agents.runtime`).
+    """
+    total, least = 0.0, 1.0
+    for note in reversed(notes):
+        if note["route"] != "run":
+            break
+        total += note["log_probability"]
+        least = min(least, note["min_probability"])
+    return Trail(total, least)
 
 
 @dataclass(frozen=True)
@@ -30,6 +63,7 @@ class Case:
         suggestion: what is judged.
         accepted: whether the operator executed it unchanged.
         draft: what the operator had typed before the suggestion was shown; empty if it is hidden from the critic.
+        trail: of the policy's own actions before it; empty where an operator did all of them.
     """
 
     session: Session
@@ -37,6 +71,7 @@ class Case:
     suggestion: Action
     accepted: bool
     draft: str = ""
+    trail: Trail = Trail()
 
 
 class Critic(Protocol):
@@ -81,3 +116,49 @@ def recorded_verdicts(sessions: Sequence[Session], draft_known: bool) -> list[Ca
             draft = step.drafts[-1].text if draft_known and step.drafts else ""
             cases.append(Case(session, step.index, step.feedback.suggestion, step.feedback.verdict == "accept", draft))
     return cases
+
+
+def feedback_verdicts(sessions: Sequence[Session]) -> list[Case]:
+    """Return the critical suggestions that operators accepted or corrected in copilot sessions.
+
+    What was critical is the suggestion: an operator who corrects it may do something that is not, so `Step.critical`,
+    which speaks of what was executed, misses the rejections that were corrected by something harmless. Sessions that
+    do not say which suggestions were critical (`Session.hidden["critical_suggestions"]`) give those of critical steps.
+
+    Args:
+        sessions: simulated with a copilot, or worked at a desk where policy and operator share sessions.
+    """
+    cases = []
+    for session in sessions:
+        gated = session.hidden.get("critical_suggestions")
+        notes = session.hidden.get("runtime", ())
+        for case in recorded_verdicts([session], draft_known=False):
+            if session.steps[case.step].critical if gated is None else case.step in gated:
+                cases.append(replace(case, trail=trail(notes[: case.step])))
+    return cases
+
+
+def true_cause(case: Case) -> str:
+    """Return the true cause of a simulated operator's verdict, empty for a right suggestion that was accepted.
+
+    For studies only: no log has it.
+
+    Raises:
+        HandrailError: the session does not say.
+    """
+    causes = case.session.hidden.get("causes")
+    if causes is None:
+        raise HandrailError(
+            f"session {case.session.id}: the true causes of its verdicts are unknown; expected a session of simulated "
+            "operators with a copilot, with Session.hidden['causes']"
+        )
+    return str(causes.get(str(case.step), ""))
+
+
+def truths(cases: Sequence[Case]) -> NDArray[np.bool_]:
+    """Return whether each suggestion was right, whatever the operator made of it, shape (n,); for studies only.
+
+    Raises:
+        HandrailError: a session does not say.
+    """
+    return np.array([true_cause(case) not in WRONG for case in cases], dtype=np.bool_)

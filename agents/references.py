@@ -130,8 +130,7 @@ class References:
         for table in state.controls:
             for row in table.options if table.kind == "table" else ():
                 shown = values.get(f"{table.id}.{row}")
-                name = self._given(row) if isinstance(shown, str) else None
-                if name is not None:
+                if isinstance(shown, str) and (name := self._given(row)) is not None:
                     values[f"{table.id}.{row}"] = f"{self._marked(row, shown)}{_after(name)}"
         return msgspec.structs.replace(state, controls=self._offered(state), values=values)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from handrail.agents.decoding import Suggestion
-from handrail.agents.gate import Gate
+from handrail.agents.gate import Gate, Guardrail, refused, stuck
 from handrail.envs.bpm.env import BPMEnv
 from handrail.envs.schema import Action
 from handrail.envs.spaces import Observation
@@ -110,15 +112,25 @@ class Selective:
 
     Attributes:
         gate: decides.
+        confidence: of a suggestion, higher is surer; stands in place of the critic's score if it is given.
     """
 
     gate: Gate
+    confidence: Callable[[Suggestion], float] | None = None
     suggests: ClassVar[bool] = True
     labels: ClassVar[bool] = False
 
     def route(self, moment: Moment) -> Ruling:
         """Return what the gate decides."""
-        made = self.gate.decide(
-            moment.issue, moment.observation, moment.action, moment.critical, moment.score, moment.rng
-        )
+        score = moment.score if self.confidence is None else self.confidence(moment.suggestion)
+        made = self.gate.decide(moment.issue, moment.observation, moment.action, moment.critical, score, moment.rng)
         return Ruling("run" if made.execute else "review", made.reason, made.probability)
+
+
+def supervised(guardrails: Sequence[Guardrail] = (refused, stuck)) -> Selective:
+    """Return the rule under which everything critical is reviewed and the rest runs alone.
+
+    What comes of it is what a critic learns from and thresholds are certified on: sessions take the course they take
+    under `Selective`, until something critical and wrong would have run.
+    """
+    return Selective(Gate(pooled=math.inf, guardrails=guardrails))

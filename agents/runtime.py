@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from handrail.agents.critic import Case, Critic
+from handrail.agents.critic import Case, Critic, trail
 from handrail.agents.decoding import Suggestion
 from handrail.agents.desk import Desk
 from handrail.agents.operators.seat import Seat, Staff
@@ -161,7 +161,7 @@ class Runtime:
             seen, env = observations[number], self._running[number].env
             now = Step(seen.index, seen.state, seen.events, action, "policy")
             session = msgspec.structs.replace(env.session(), steps=(*seen.history, now), tail=())
-            cases.append(Case(session, seen.index, action, False))
+            cases.append(Case(session, seen.index, action, False, trail=trail(self._running[number].steps)))
         return dict(zip(actions, map(float, self.critic.score(cases)), strict=True))
 
 

@@ -46,10 +46,10 @@ class ProbeCritic:
 
 
 def features(policy: Policy, cases: Sequence[Case]) -> NDArray[np.float32]:
-    """Return what the probe reads, shape (n, 2 * hidden size + 4).
+    """Return what the probe reads, shape (n, 2 * hidden size + 6).
 
     The policy's states before and after the suggestion, and its confidence in it: log-probability (nats), lowest token
-    probability, margin, entropy.
+    probability, margin, entropy; then its confidence in what it did since an operator last acted (`Trail`).
     """
     readings = assess(Decoder(policy), cases)
     confidence = [(s.log_probability, s.min_probability, s.margin, s.entropy) for s in (r.suggestion for r in readings)]
@@ -58,6 +58,7 @@ def features(policy: Policy, cases: Sequence[Case]) -> NDArray[np.float32]:
             np.array([r.before for r in readings]),
             np.array([r.after for r in readings]),
             np.array(confidence, dtype=np.float32),
+            np.array([case.trail for case in cases], dtype=np.float32),
         ]
     )
 

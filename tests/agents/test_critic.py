@@ -1,9 +1,16 @@
-"""Both sources of verdicts by hand: the policy's suggestions against the log, and the suggestions the log recorded."""
+"""The sources of verdicts by hand: the policy's suggestions against the log, recorded ones, critical ones judged."""
 
 from __future__ import annotations
 
-from handrail.agents.critic import Case, recorded_verdicts, replayed_verdicts
+from typing import Any
+
+import msgspec
+import pytest
+
+from handrail.agents.critic import Case, feedback_verdicts, recorded_verdicts, replayed_verdicts, true_cause, truths
 from handrail.agents.decoding import Suggestion
+from handrail.agents.simulate import Copilot, simulate
+from handrail.envs.errors import HandrailError
 from handrail.envs.schema import Action, Control, Feedback, Message, Session, Step, UIState
 
 STATE = UIState(
@@ -64,3 +71,42 @@ def test_recorded_suggestions_with_the_draft_known() -> None:
         Case(SESSION, 1, HELLO, False, "first try"),
         Case(SESSION, 4, BYE, True, ""),
     ]
+
+
+def judged(hidden: dict[str, Any]) -> Session:
+    """Step 1's rejected suggestion was critical, though what the operator did instead is not; step 4's was harmless."""
+    steps = list(SESSION.steps)
+    steps[1] = msgspec.structs.replace(steps[1], critical=False)
+    return msgspec.structs.replace(SESSION, steps=tuple(steps), hidden=hidden)
+
+
+def test_judged_suggestions_are_those_that_were_critical() -> None:
+    session = judged({"critical_suggestions": [0, 1], "causes": {"1": "acceptable"}})
+    assert feedback_verdicts([OTHER, session]) == [Case(session, 0, HELLO, True), Case(session, 1, HELLO, False)]
+    # A log that does not say what was critical has only the steps to go by.
+    plain = judged({})
+    assert feedback_verdicts([plain]) == [Case(plain, 0, HELLO, True), Case(plain, 4, BYE, True)]
+
+
+def test_the_truth_of_a_verdict_is_that_of_its_cause() -> None:
+    causes = {"0": "rubber_stamp", "1": "model_error", "2": "acceptable", "3": "environment", "4": "other"}
+    session = judged({"causes": causes})
+    cases = [Case(session, step, HELLO, False) for step in range(6)]
+    assert [true_cause(case) for case in cases] == [*causes.values(), ""]
+    assert truths(cases).tolist() == [False, False, True, True, True, True]
+    assert truths([]).shape == (0,)
+    with pytest.raises(HandrailError, match="session b: the true causes"):
+        truths([Case(OTHER, 0, HELLO, True)])
+
+
+def test_simulated_feedback_agrees_with_its_truth() -> None:
+    """Accepted suggestions are right but for rubber stamps; rejected ones have a cause each."""
+    sessions = list(simulate("mock", 60, seed=3, copilot=Copilot(error=0.3)))
+    cases = feedback_verdicts(sessions)
+    assert len(cases) == sum(len(session.hidden["critical_suggestions"]) for session in sessions)
+    for case, right in zip(cases, truths(cases), strict=True):
+        cause = true_cause(case)
+        assert case.accepted == (cause in ("", "rubber_stamp"))
+        assert right == (cause not in ("rubber_stamp", "model_error"))
+    assert {True, False} == {case.accepted for case in cases}
+    assert any(not case.session.steps[case.step].critical for case in cases)
