@@ -1,26 +1,28 @@
 """Short names for what can be copied, so that a small model learns to copy in one step.
 
-To enter a number from the chat, a model has to find it and write it digit by digit, each found again in its place. In
-a transcript with references every word of a message that holds a digit, and every row of a table, is followed by a
-name, and an action that uses it says the name:
+To enter a number from the chat, a model has to find it and write it digit by digit, each found again in its place. In a
+transcript with references every word of a customer that holds a digit, and every row of a table, is followed by a name,
+and an action that uses it says the name:
 
     <|customer|>the pin is 9925 d4 ref17<|action|>set_field verify.pin<|field|>value<|is|>d4 ref17<|end|>
 
 A name comes after what it stands for, so that where it is read the whole word has been read (a causal model cannot know
-at its first digit that a number is a PIN). It begins with the shape of what it stands for, letters and numbers of
-digits: a field wants one shape, and what follows the last such shape in the chat is mostly what it wants.
+at its first digit that a number is a PIN). Names follow from the text alone: what is the same gets the same name, what
+comes first is named first, and where in the circle of `NAMES` a session begins depends on its first message, so that no
+name stands for the same thing in all sessions. Values on the screen that are the same as something named are followed
+by its name too. Actions that hold something without a name are written as they are.
 
-Names follow from the text alone: what is the same gets the same name, what comes first is named first, and where in the
-circle of `NAMES` a session begins depends on its first message, so that no name stands for the same thing in all
-sessions. Values on the screen that are the same as something named, and rows that show it, are followed by its name
-too. Actions that hold something without a name are written as they are.
+Before a name stands a mark, which tells it from others, and an action says the mark as well: choosing is choosing a
+mark, and what followed it is copied, which models learn early. The mark of something said is its shape, letters and
+numbers of digits, and the how manyth of this shape it is (`d4`, then `d4_2`: a field wants one shape, and mostly what
+was said last); that of a row, how many of the words that tell it from other rows were said (`said2`).
 """
 
 from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -29,6 +31,9 @@ from handrail.envs.schema import Action, Arg, Control, Event, Message, Session, 
 
 NAMES = 64
 """How many things have a name in one session; later ones have none."""
+
+_MOST = 4
+"""Counts are written up to here."""
 
 _WORD = re.compile(r"\w+(?:[-./]\w+)*")
 _DIGIT = re.compile(r"\d")
@@ -48,19 +53,26 @@ class References:
         self.names: dict[str, str] = {}
         self.meant: dict[str, str] = {}
         self._start: int | None = None
+        self._words: set[str] = set()
+        self._said: dict[str, str] = {}
+        self._row: dict[str, str] = {}
+        self._latest: dict[str, tuple[str, int]] = {}
         self._tables: dict[tuple[int, tuple[tuple[str, ...], ...]], tuple[tuple[Control, ...], ...]] = {}
 
     def copy(self) -> References:
         """Return the same names, to go on with independently."""
         other = References()
         other.names, other.meant, other._start = dict(self.names), dict(self.meant), self._start
-        other._tables = self._tables
+        other._words, other._latest, other._tables = set(self._words), dict(self._latest), self._tables
+        other._said, other._row = dict(self._said), dict(self._row)
         return other
 
     def see(self, events: Sequence[Event], state: UIState) -> tuple[tuple[Event, ...], UIState]:
         """Return what arrived and the screen with names in them; what is new is named."""
         said = tuple(
-            msgspec.structs.replace(event, text=self._said(event.text)) if isinstance(event, Message) else event
+            msgspec.structs.replace(event, text=self._written(event.text))
+            if isinstance(event, Message) and event.role == "customer"
+            else event
             for event in events
         )
         return said, self._shown(state)
@@ -69,33 +81,38 @@ class References:
         """Return an action with names for what has one."""
         if action.tool not in ("set_field", "select_item"):
             return action
-        return Action(action.tool, action.target, {name: self._name(value) for name, value in action.args.items()})
+        marks = self._row if action.tool == "select_item" else {**self._row, **self._said}
+        args: dict[str, Arg] = {}
+        for field, value in action.args.items():
+            name = self._name(value)
+            args[field] = value if name is None else f"{marks[name]} {name}"
+        return Action(action.tool, action.target, args)
 
     def plain(self, action: Action) -> Action:
         """Return an action with what its names stand for."""
         if action.tool not in ("set_field", "select_item"):
             return action
-        return Action(
-            action.tool,
-            action.target,
-            {n: self.meant.get(normalize_text(v), v) if isinstance(v, str) else v for n, v in action.args.items()},
-        )
+        args: dict[str, Arg] = {}
+        for field, value in action.args.items():
+            words = normalize_text(value).split() if isinstance(value, str) else []
+            args[field] = self.meant.get(words[1], value) if len(words) == 2 else value
+        return Action(action.tool, action.target, args)
 
-    def _name(self, value: Arg) -> Arg:
+    def _name(self, value: Arg) -> str | None:
         if isinstance(value, str | int | float) and not isinstance(value, bool):
-            return self.names.get(_key(str(normalize_value(value))), value)
-        return value
+            return self.names.get(_key(str(normalize_value(value))))
+        return None
 
     def _given(self, text: str) -> str | None:
         """Return the name of a text, a new one if there is one left."""
         key = _key(text)
         name = self.names.get(key)
         if name is None and len(self.names) < NAMES:
-            name = f"{_shape(text)} ref{((self._start or 0) + 27 * len(self.names)) % NAMES}"
+            name = f"ref{((self._start or 0) + 27 * len(self.names)) % NAMES}"
             self.names[key], self.meant[name] = name, text
         return name
 
-    def _said(self, text: str) -> str:
+    def _written(self, text: str) -> str:
         if self._start is None:
             self._start = zlib.crc32(text.encode()) % NAMES
         parts: list[str] = []
@@ -108,17 +125,31 @@ class References:
             parts.append(between)
             parts.append(word)
             end = match.end()
+            self._words.add(_key(word))
             if _DIGIT.search(word):
                 run.append(word)
-                parts.append(_after(self._given(word)))
+                parts.append(self._mentioned(word))
         self._close(run, parts)
         return "".join([*parts, text[end:]])
 
     def _close(self, run: list[str], parts: list[str]) -> None:
         """Name several numbers that stand together as one as well: account and telephone numbers come in groups."""
         if len(run) > 1:
-            parts.append(_after(self._given(" ".join(run))))
+            parts.append(self._mentioned(" ".join(run)))
         run.clear()
+
+    def _mentioned(self, text: str) -> str:
+        """Return the name of something said, after its shape and how many things of this shape were said before it."""
+        name = self._given(text)
+        if name is None:
+            return ""
+        shape = _shape(text)
+        last, count = self._latest.get(shape, ("", 0))
+        if last != name:
+            count += 1
+            self._latest[shape] = name, count
+            self._said[name] = shape if count == 1 else f"{shape}_{min(count, _MOST)}"
+        return f" {self._said[name]} {name}"
 
     def _shown(self, state: UIState) -> UIState:
         inputs = {control.id for control in state.controls if control.kind in ("text", "number")}
@@ -126,19 +157,29 @@ class References:
         for control, value in state.values.items():
             name = self._name(value)
             # What was entered is written as in the action that entered it.
-            values[control] = value if name is value else name if control in inputs else f"{value}{_after(str(name))}"
+            if name is None:
+                values[control] = value
+            else:
+                values[control] = (
+                    f"{self._said.get(name, '')} {name}".strip() if control in inputs else f"{value} {name}"
+                )
         for table in state.controls:
-            for row in table.options if table.kind == "table" else ():
-                shown = values.get(f"{table.id}.{row}")
-                if isinstance(shown, str) and (name := self._given(row)) is not None:
-                    values[f"{table.id}.{row}"] = f"{self._marked(row, shown)}{_after(name)}"
+            if table.kind == "table":
+                values.update(self._rows(table, state.values))
         return msgspec.structs.replace(state, controls=self._offered(state), values=values)
 
-    def _marked(self, row: str, shown: str) -> str:
-        """Return what a row shows, with the names of what was said of it behind it."""
-        said = (*_PARTS.split(row), *_WORD.findall(shown))
-        marks = dict.fromkeys(name for word in said if (name := self.names.get(_key(word))) is not None)
-        return shown + "".join(map(_after, marks))
+    def _rows(self, table: Control, values: Mapping[str, Arg]) -> Iterator[tuple[str, Arg]]:
+        """Yield the rows of a table with their names, and before it how much of what tells them apart was said."""
+        shown = {row: str(text) for row in table.options if isinstance(text := values.get(f"{table.id}.{row}"), str)}
+        words = {
+            row: {_key(word) for word in (row, *_PARTS.split(row), *_WORD.findall(text))} for row, text in shown.items()
+        }
+        common = set.intersection(*words.values()) if len(words) > 1 else set()
+        for row, text in shown.items():
+            if (name := self._given(row)) is not None:
+                said = len((words[row] - common) & self._words)
+                self._row[name] = f"said{min(said, _MOST)}"
+                yield f"{table.id}.{row}", f"{text} {self._row[name]} {name}"
 
     def _offered(self, state: UIState) -> tuple[Control, ...]:
         """Return the controls with named rows; the same screen gives the same object, which grammars are kept by."""
@@ -146,7 +187,7 @@ class References:
             return state.controls
         rows = tuple(
             tuple(
-                self.names.get(_key(row), row) if f"{control.id}.{row}" in state.values else row
+                f"{self._row[name]} {name}" if (name := self.names.get(_key(row))) in self._row else row
                 for row in control.options
             )
             for control in state.controls
@@ -187,7 +228,3 @@ def _shape(text: str) -> str:
     """Return letters and numbers of digits, e.g. `c_d6` for `C-517296`."""
     parts = (f"d{len(part)}" if part.isdigit() else part[:4] for part in _RUNS.findall(text.lower()))
     return "_".join(parts)
-
-
-def _after(name: str | None) -> str:
-    return f" {name}" if name else ""
