@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from handrail.envs.errors import HandrailError
 
@@ -49,15 +50,58 @@ class SFTConfig:
             customers write teaches a model built from scratch to copy.
         context_share: share of context tokens drawn into the loss each time, their weight scaled to match: an unbiased
             estimate that saves most of the output layer's cost.
+        corrected_weight: weight of an action that an operator did or named in place of a suggestion, against 1 for
+            every other.
     """
 
     training: TrainingConfig = field(default_factory=TrainingConfig)
     context_weight: float = 0.1
     context_share: float = 0.25
+    corrected_weight: float = 1.0
 
     def __post_init__(self) -> None:
+        if not self.corrected_weight > 0:
+            raise HandrailError(
+                f"sft.corrected_weight={self.corrected_weight}: expected a factor above 0; 1 weighs corrections as "
+                "other actions"
+            )
         if not 0 < self.context_share <= 1 or self.context_weight < 0:
             raise HandrailError(
                 f"sft.context_share={self.context_share}, sft.context_weight={self.context_weight}: expected a share "
                 "in (0, 1] and a weight of at least 0; context_weight=0 learns from actions alone"
             )
+
+
+@dataclass(frozen=True)
+class DaggerConfig:
+    """Rounds of deploy, collect, aggregate, retrain (`handrail.algorithms.dagger`).
+
+    Attributes:
+        rounds: how many.
+        sessions: collected in each.
+        part: sessions that are kept together while a round collects; a kill costs at most those of one part.
+        rule: who acts and what is labelled, a name of `handrail.algorithms.dagger.RULES`.
+        options: of the rule.
+        replay: share of the base logs that each retraining reads again, drawn anew, in [0, 1].
+        sft: how each retraining goes on from the last weights: shorter and slower than training from nothing, and
+            with corrections weighed up.
+    """
+
+    rounds: int = 3
+    sessions: int = 200
+    part: int = 50
+    rule: str = "copilot"
+    options: dict[str, Any] = field(default_factory=dict)
+    replay: float = 0.5
+    sft: SFTConfig = field(
+        default_factory=lambda: SFTConfig(
+            TrainingConfig(learning_rate=1e-3, matrix_learning_rate=0.007), corrected_weight=3.0
+        )
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "sessions", "part"):
+            if getattr(self, name) < 1:
+                raise HandrailError(f"dagger.{name}={getattr(self, name)}: expected at least 1")
+        if not 0 <= self.replay <= 1:
+            raise HandrailError(f"dagger.replay={self.replay}: expected a share of the base logs in [0, 1]")

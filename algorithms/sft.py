@@ -1,17 +1,27 @@
 """Supervised fine-tuning on packed sessions: one sequence a session, the loss on action tokens.
 
 With one prompt a step the context is read again for every action, O(T²) tokens a session; packed it is read once, O(T).
+
+What is learned of a step is what the operator did or said should be done there, never what a policy did of itself:
+
+| who acted | feedback | learned |
+|---|---|---|
+| operator | none, or on a suggestion that was shown | the action |
+| policy | the operator would have done the same | the action |
+| policy | the operator would have done something else | that, after the same context; the action is context |
+| policy | none | nothing; the action is context |
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from handrail.agents.decoding import pad
 from handrail.agents.encoding import Encoded, windows
@@ -19,38 +29,109 @@ from handrail.agents.policy import Policy
 from handrail.algorithms.config import SFTConfig
 from handrail.algorithms.training import Batch, train
 from handrail.envs.errors import HandrailError
-from handrail.envs.schema import Session
+from handrail.envs.schema import Action, Session, Step
 
 
-def encode_sessions(policy: Policy, sessions: Sequence[Session], serialisation: str = "packed") -> list[Encoded]:
+class Label(NamedTuple):
+    """What is learned of a step.
+
+    Attributes:
+        action: the operator's.
+        executed: whether it is what was executed.
+        corrected: whether it stands in place of another action that was suggested or executed.
+    """
+
+    action: Action
+    executed: bool
+    corrected: bool
+
+
+def label(step: Step) -> Label | None:
+    """Return the operator's action at a step, `None` if nobody knows it."""
+    feedback = step.feedback
+    rejected = feedback is not None and feedback.verdict == "reject"
+    if step.actor == "operator":
+        return Label(step.action, True, rejected)
+    if step.actor != "policy" or feedback is None:
+        return None
+    if not rejected:
+        return Label(step.action, True, False)
+    return None if feedback.correction is None else Label(feedback.correction, False, True)
+
+
+@dataclass(frozen=True)
+class Example(Encoded):
+    """A training window.
+
+    Attributes:
+        weights: of predicting each action token, shape (n,), float32; 0 for context.
+        reads: whether the context is learned too, as far as the configuration says.
+    """
+
+    weights: NDArray[np.float32]
+    reads: bool = True
+
+
+def encode_sessions(
+    policy: Policy, sessions: Sequence[Session], serialisation: str = "packed", corrected_weight: float = 1.0
+) -> list[Example]:
     """Return the training windows of sessions: one a session if packed, one a step if stepwise.
+
+    Where the operator would have done something else than was executed, a packed session has a window more, whose
+    context is in the first already and is not learned again.
 
     Args:
         policy: gives tokenizer, transcript and window length.
         sessions: logged sessions.
         serialisation: `packed` or `stepwise`.
+        corrected_weight: weight of corrections, against 1 for other actions.
     """
-    found: list[Encoded] = []
+    found: list[Example] = []
     for session in sessions:
-        if serialisation == "packed":
-            whole = policy.encoder.encode(session.id, policy.transcript.spans(session))
-            learned = [step.index for step in session.steps if step.actor == "operator"]
-            labels = np.where(np.isin(whole.step, learned), whole.step, -1)
-            found.extend(windows(replace(whole, step=labels), policy.max_length))
-            continue
-        for step in session.steps:
-            if step.actor != "operator":
-                continue
-            spans = [*policy.transcript.prefix(session, step.index), policy.transcript.action(step)]
-            one = policy.encoder.encode(session.id, spans)
-            labels = np.where(one.step == step.index, one.step, -1)
-            cut = max(0, len(one) - policy.max_length)
-            header = min(one.header, policy.max_length // 4) if cut else one.header
-            marker = one.actions[step.index][0] - 1
-            start = min(header + cut, marker)
-            keep = np.r_[0:header, start : min(len(one), start + policy.max_length - header)]
-            found.append(Encoded(session.id, one.ids[keep], labels[keep], header))
+        labels = {step.index: made for step in session.steps if (made := label(step)) is not None}
+        factors = np.ones(len(session.steps) + 1, dtype=np.float32)
+        factors[[index for index, made in labels.items() if made.corrected]] = corrected_weight
+        for window, reads in _windows(policy, session, labels, serialisation):
+            weights = np.where(window.step >= 0, factors[window.step], np.float32(0))
+            found.append(Example(window.session_id, window.ids, window.step, window.header, weights, reads))
     return found
+
+
+def _windows(
+    policy: Policy, session: Session, labels: dict[int, Label], serialisation: str
+) -> Iterator[tuple[Encoded, bool]]:
+    """Yield the windows of a session, and whether their context is learned."""
+    if serialisation != "packed":
+        for step in session.steps:
+            if step.index in labels:
+                yield _cut(policy, _labelled(policy, session, step, labels[step.index])), True
+        return
+    whole = policy.encoder.encode(session.id, policy.transcript.spans(session))
+    executed = [index for index, made in labels.items() if made.executed]
+    kept = np.where(np.isin(whole.step, executed), whole.step, -1)
+    for window in windows(replace(whole, step=kept), policy.max_length):
+        yield window, True
+    for step in session.steps:
+        if step.index in labels and not labels[step.index].executed:
+            for window in windows(_labelled(policy, session, step, labels[step.index]), policy.max_length):
+                yield window, False
+
+
+def _labelled(policy: Policy, session: Session, step: Step, made: Label) -> Encoded:
+    """Return what precedes a step and the operator's action there, which alone is supervised."""
+    action = policy.transcript.would(session, step.index, made.action)
+    one = policy.encoder.encode(session.id, [*policy.transcript.prefix(session, step.index), action])
+    return replace(one, step=np.where(one.step == step.index, one.step, -1))
+
+
+def _cut(policy: Policy, one: Encoded) -> Encoded:
+    """Cut what stands between the header and as much before the action as the policy reads at once."""
+    cut = max(0, len(one) - policy.max_length)
+    header = min(one.header, policy.max_length // 4) if cut else one.header
+    [(first, _)] = one.actions.values()
+    start = min(header + cut, first - 1)
+    keep = np.r_[0:header, start : min(len(one), start + policy.max_length - header)]
+    return Encoded(one.session_id, one.ids[keep], one.step[keep], header)
 
 
 def token_loss(model: Any, batch: Batch) -> torch.Tensor:
@@ -79,7 +160,7 @@ def fine_tune(
     seed: int,
     tracking: str = "none",
 ) -> dict[str, float]:
-    """Train `policy` in place on the operators' actions; resumes from `folder`.
+    """Train `policy` in place on what operators did or said should be done (`label`); resumes from `folder`.
 
     Returns:
         `steps`, `loss`, `seconds`, `tokens` (a pass over the data) and `sessions`.
@@ -87,20 +168,20 @@ def fine_tune(
     Raises:
         HandrailError: no session holds an operator's action.
     """
-    items = encode_sessions(policy, sessions, policy.transcript.config.serialisation)
+    items = encode_sessions(policy, sessions, policy.transcript.config.serialisation, config.corrected_weight)
     if not any((item.step >= 0).any() for item in items):
         raise HandrailError(
             f"none of the {len(sessions)} training sessions holds an operator's action: nothing to learn from"
         )
 
-    def collate(chosen: Sequence[Encoded], rng: np.random.Generator) -> Batch:
+    def collate(chosen: Sequence[Example], rng: np.random.Generator) -> Batch:
         ids = pad([item.ids for item in chosen], policy).cpu()
         weights = torch.zeros(ids.shape)
         for row, item in enumerate(chosen):
             inside = torch.from_numpy(item.step >= 0)
             drawn = torch.from_numpy(rng.random(len(item)) < config.context_share)
-            context = drawn * (config.context_weight / config.context_share)
-            weights[row, : len(item)] = torch.where(inside, torch.ones(()), context)
+            context = drawn * (item.reads * config.context_weight / config.context_share)
+            weights[row, : len(item)] = torch.where(inside, torch.from_numpy(item.weights), context)
         return {"ids": ids, "weights": weights}
 
     lengths = [len(item) for item in items]

@@ -13,12 +13,17 @@ from typing import Any, TypeVar
 
 from handrail.agents.policy import PolicyConfig
 from handrail.agents.transcript import TranscriptConfig
-from handrail.algorithms.config import SFTConfig
+from handrail.algorithms.config import DaggerConfig, SFTConfig
 from handrail.envs.errors import HandrailError, nearest
 
 T = TypeVar("T")
 
-_GROUPS: dict[str, type[Any]] = {"policy": PolicyConfig, "sft": SFTConfig, "transcript": TranscriptConfig}
+_GROUPS: dict[str, type[Any]] = {
+    "policy": PolicyConfig,
+    "sft": SFTConfig,
+    "dagger": DaggerConfig,
+    "transcript": TranscriptConfig,
+}
 
 
 def register() -> None:

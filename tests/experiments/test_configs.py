@@ -115,7 +115,7 @@ def test_every_option_of_a_group_builds(hydra: None, group: str, option: str) ->
 
 
 def test_every_critic_has_options_that_build(hydra: None) -> None:
-    cfg = compose("config", overrides=["experiment=star"])
+    cfg = compose("config", overrides=["experiment=star", f"critic=[{','.join(options('critic'))}]"])
     assert options("critic") == registry.names(CRITICS) == sorted(cfg.critic)
     for name in cfg.critic:
         config = build(registry.load(CRITICS, name, "critic").Config, cfg.critic[name], f"critic.{name}")
