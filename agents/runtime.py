@@ -67,7 +67,7 @@ class Runtime:
             raise HandrailError(f"the rule {type(rule).__name__} asks for suggestions, but there is no policy")
         self.staff, self.rule, self.desk, self.critic = staff, rule, desk, critic
         self._running: dict[int, _Shared] = {}
-        self._over: dict[int, dict[str, Any]] = {}
+        self._over: dict[int, tuple[dict[str, float], dict[str, Any]]] = {}
 
     def begin(self, episode: Episode) -> None:
         """Take in an episode and seat its operator."""
@@ -103,24 +103,29 @@ class Runtime:
     def finish(self, number: int) -> None:
         """Forget an episode; `told` still knows what was true of it."""
         shared = self._running.pop(number)
-        self._over[number] = {
+        hidden = {
             **shared.seat.truth(),
             "causes": shared.causes,
             "critical_suggestions": shared.gated,
             "runtime": shared.steps,
         }
+        self._over[number] = shared.env.world.clock.spent._asdict(), hidden
         if self.desk is not None and self.rule.suggests:
             self.desk.finish(number)
 
     def told(self, played: Played) -> Session:
         """Return the session of a finished episode with what is true of it in `hidden`; ask once for each.
 
+        `outcome` gets `active`: the operator's active seconds by part of the clock.
         `hidden` gets the operator's slips, `causes` (step -> true cause of the verdict), `critical_suggestions` (steps
         at which one was judged) and `runtime`: for each step `route`, `reason`, `score`, `critical`, `probability`
         and the confidences of `Suggestion`; only `route` and `reason` where no policy was asked.
         """
-        hidden = self._over.pop(played.number)
-        return msgspec.structs.replace(played.session, hidden={**played.session.hidden, **hidden})
+        active, hidden = self._over.pop(played.number)
+        session = played.session
+        return msgspec.structs.replace(
+            session, outcome={**session.outcome, "active": active}, hidden={**session.hidden, **hidden}
+        )
 
     def _alone(self, shared: _Shared) -> Action:
         shared.env.actor = "operator"

@@ -106,7 +106,7 @@ class Bar:
     group: int = 0
 
 
-def _styled(function: Callable[P, R]) -> Callable[P, R]:
+def styled(function: Callable[P, R]) -> Callable[P, R]:
     """Run a function under the common style: matplotlib reads most settings when a thing is drawn, not saved."""
 
     @functools.wraps(function)
@@ -119,7 +119,7 @@ def _styled(function: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
-@_styled
+@styled
 def coverage_precision(
     methods: Sequence[MethodCurve],
     *,
@@ -208,7 +208,7 @@ def coverage_precision(
     return figure
 
 
-@_styled
+@styled
 def reliability(bins: Reliability, *, title: str = "", name: str = "score") -> Figure:
     """Reliability diagram: share correct against mean score per bin, with the share of steps below it."""
     from matplotlib.figure import Figure
@@ -237,7 +237,7 @@ def reliability(bins: Reliability, *, title: str = "", name: str = "score") -> F
     return figure
 
 
-@_styled
+@styled
 def bars(rows: Sequence[Bar], *, title: str = "", label: str = "", maximum: float | None = 1.0) -> Figure:
     """Horizontal bars with intervals, one a row, first row on top.
 
@@ -282,7 +282,7 @@ def bars(rows: Sequence[Bar], *, title: str = "", label: str = "", maximum: floa
     return figure
 
 
-@_styled
+@styled
 def score_histogram(
     scores: npt.ArrayLike,
     correct: npt.ArrayLike,
@@ -328,7 +328,7 @@ def score_histogram(
     return figure
 
 
-@_styled
+@styled
 def svg(figure: Figure, *, description: str = "") -> str:
     """Return the figure as one `<svg>` element that scales to the width of the page and can be read aloud.
 
@@ -348,7 +348,7 @@ def svg(figure: Figure, *, description: str = "") -> str:
     return f'{head} role="img" aria-label="{escaped}" style="width:100%;max-width:{limit};height:auto">{rest}'
 
 
-@_styled
+@styled
 def save_png(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150) -> None:
     """Write the figure to `path` as PNG, atomically."""
     with atomic_path(path) as temporary:

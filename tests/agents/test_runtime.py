@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -124,6 +125,14 @@ def test_what_it_defers_is_reviewed_and_the_policy_goes_on_from_there() -> None:
         assert all((step.actor == "operator") == step.critical for step in session.steps)
         reasons = {note["reason"] for note in session.hidden["runtime"]}
         assert reasons == {"low_confidence", "non_critical"}
+
+
+def test_the_outcome_tells_what_the_operator_spent_their_time_on() -> None:
+    for session in worked(Selective(Gate(pooled=0.5)), Scripted(), Sure(0.4)):
+        spent = session.outcome["active"]
+        assert sum(spent.values()) == pytest.approx(session.outcome["active_seconds"])
+        actors = [step.actor for step in session.steps]
+        assert (spent["switching"] > 0) == (("policy", "operator") in pairwise(actors))
 
 
 def test_an_issue_without_a_certificate_stays_with_the_operator() -> None:
