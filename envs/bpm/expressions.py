@@ -39,6 +39,9 @@ COMMON: Final = ("case", "said", "today")
 
 Scope = Mapping[str, Any]
 
+OPERATIONS = (TypeError, ValueError, AttributeError, OverflowError)
+"""What a bare expression raises where the checked one raises a `HandrailError`."""
+
 
 def text_of(value: Any) -> str:
     """Return `value` as screens, replies and customers write it: `yes`/`no`, cents in two digits, `""` for `None`."""
@@ -81,7 +84,7 @@ class Compiled:
         """
         try:
             return self._run(scope)
-        except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        except OPERATIONS as error:
             raise HandrailError(
                 f"expression `{self.text}` cannot be evaluated: {error}; compare and add values of the same kind"
             ) from error
@@ -107,16 +110,22 @@ def _arithmetic(operation: Callable[[Any, Any], Any]) -> Callable[[Any, Any], An
     return apply
 
 
-def _days(a: str | None, b: str | None) -> int | None:
-    if a is None or b is None:
+def _date(text: Any) -> datetime.date | None:
+    """Return a date, `None` for what is none: whatever was entered into a form can end up in a record."""
+    try:
+        return datetime.date.fromisoformat(text)
+    except (TypeError, ValueError):
         return None
-    return (datetime.date.fromisoformat(b) - datetime.date.fromisoformat(a)).days
 
 
-def _later(a: str | None, n: int | None) -> str | None:
-    if a is None or n is None:
-        return None
-    return (datetime.date.fromisoformat(a) + datetime.timedelta(days=n)).isoformat()
+def _days(a: Any, b: Any) -> int | None:
+    first, last = _date(a), _date(b)
+    return None if first is None or last is None else (last - first).days
+
+
+def _later(a: Any, n: int | None) -> str | None:
+    first = _date(a)
+    return None if first is None or n is None else (first + datetime.timedelta(days=n)).isoformat()
 
 
 def _last(a: Any, n: int | None) -> str | None:
@@ -161,7 +170,6 @@ _ORDER: Final[dict[type[ast.cmpop], tuple[str, Callable[[Any, Any], bool]]]] = {
 }
 _GLOBALS: Final[dict[str, Any]] = {
     "__builtins__": {},
-    "_field": lambda record, field: None if record is None else record.get(field),
     "_negative": lambda a: None if a is None else -a,
     **{f"_{name}": function for name, (function, _, _) in _FUNCTIONS.items()},
     **dict(_BINARY.values()),
@@ -203,7 +211,13 @@ class _Translator:
                     raise self.refuse(f"`today` is a date and has no field `{field}`")
                 root = self.root(name)
                 self.reads.add(f"{name}.{field}")
-                return self.call("_field", root, ast.Constant(field))
+                # Written out, because a call costs more than all else there is to do.
+                record = ast.Name("_r", ast.Load())
+                get = ast.Call(ast.Attribute(record, "get", ast.Load()), [ast.Constant(field)], [])
+                missing = ast.Compare(
+                    ast.NamedExpr(ast.Name("_r", ast.Store()), root), [ast.Is()], [ast.Constant(None)]
+                )
+                return ast.IfExp(missing, ast.Constant(None), get)
             case ast.List(elts=items) | ast.Tuple(elts=items):
                 return ast.Tuple([self.visit(item) for item in items], ast.Load())
             case ast.BoolOp(op=op, values=values):
@@ -290,11 +304,13 @@ class CompiledText:
         ways: number of wordings: the product of the sizes of its alternatives.
     """
 
-    __slots__ = ("_names", "_parts", "reads", "slots", "text", "ways")
+    __slots__ = ("_names", "_parts", "_runs", "reads", "slots", "text", "ways")
 
     def __init__(self, text: str, parts: tuple[Any, ...], names: tuple[str, ...]) -> None:
         self.text = text
-        self._parts = parts
+        self._parts = tuple(
+            tuple(_bare(option) for option in part) if isinstance(part, tuple) else _bare((part,)) for part in parts
+        )
         self._names = names
         slots: dict[str, Compiled] = {}
         self.ways = 1
@@ -305,11 +321,19 @@ class CompiledText:
                 if isinstance(piece, Compiled):
                     slots[piece.text] = piece
         self.slots = tuple(slots.values())
+        self._runs = tuple(slot.run for slot in self.slots)
         self.reads = frozenset(name for slot in self.slots for name in slot.reads)
 
     def fillable(self, scope: Scope) -> bool:
         """Return whether every slot has a value in `scope`."""
-        return all(slot(scope) is not None for slot in self.slots)
+        try:
+            for run in self._runs:
+                if run(scope) is None:
+                    return False
+        except OPERATIONS:
+            explain(self.slots, scope)
+            raise
+        return True
 
     def fill(self, scope: Scope, choose: Callable[[int], int]) -> str:
         """Return the text with slots filled from `scope`; unknown values are left out.
@@ -319,14 +343,18 @@ class CompiledText:
             choose: given the number of alternatives returns the index of one, e.g. `rng.integers`.
         """
         out: list[str] = []
-        for part in self._parts:
-            if isinstance(part, str):
-                out.append(part)
-            elif isinstance(part, Compiled):
-                out.append(text_of(part(scope)))
-            else:
-                for piece in part[choose(len(part))]:
-                    out.append(piece if isinstance(piece, str) else text_of(piece(scope)))
+        try:
+            for part in self._parts:
+                chosen: Any = part[choose(len(part))] if type(part) is tuple else part
+                for piece in chosen if type(chosen) is list else (chosen,):
+                    if type(piece) is str:
+                        out.append(piece)
+                    else:
+                        value = piece(scope)
+                        out.append(value if type(value) is str else text_of(value))
+        except OPERATIONS:
+            explain(self.slots, scope)
+            raise
         return "".join(out)
 
     def __repr__(self) -> str:
@@ -334,6 +362,20 @@ class CompiledText:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return compile_text, (self.text, self._names)
+
+
+def _bare(pieces: tuple[str | Compiled, ...]) -> Any:
+    """Return pieces of a text ready to be filled in: one text, one bare function, or a list of them."""
+    bare = [piece if isinstance(piece, str) else piece.run for piece in pieces]
+    if all(isinstance(piece, str) for piece in bare):
+        return "".join(map(str, bare))
+    return bare[0] if len(bare) == 1 else bare
+
+
+def explain(expressions: Iterable[Compiled], scope: Scope) -> None:
+    """Evaluate with checks what failed without: raises an error that names the expression."""
+    for expression in expressions:
+        expression(scope)
 
 
 _TOKEN = re.compile(r"(\{[^{}]*\}|[\[\]|{}])")
