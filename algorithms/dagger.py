@@ -185,7 +185,7 @@ class Deployed:
     @cached_property
     def policy(self) -> Policy:
         """The policy, on the GPU if there is one."""
-        return _policy(self.checkpoint)
+        return policy_of(self.checkpoint)
 
 
 Collect = Callable[[Deployed, range], Iterable[Session]]
@@ -372,7 +372,7 @@ class Loop:
         return {}
 
     def _retrain(self, one: Round, earlier: Sequence[Round]) -> dict[str, float]:
-        policy = _policy(earlier[-1].policy if earlier else self.policy)
+        policy = policy_of(earlier[-1].policy if earlier else self.policy)
         seed = int(np.random.SeedSequence([self.seed, one.number]).generate_state(1)[0])
         sessions = self.aggregated(one.number)
         summary = fine_tune(policy, sessions, self.config.sft, one.folder / "training", seed, self.tracking)
@@ -396,7 +396,7 @@ class Loop:
         found = session_metrics(one.sessions)
         found |= {f"train.{name}": value for name, value in one.stages["retrain"].items()}
         if self.measure is not None:
-            found |= self.measure(_policy(one.policy), one.number)
+            found |= self.measure(policy_of(one.policy), one.number)
         write_json(one.folder / "metrics.json", dict(sorted(found.items())))
         return {}
 
@@ -441,7 +441,8 @@ def _interventions(session: Session) -> int:
     return sum(now == "operator" != before for before, now in pairwise(actors))
 
 
-def _policy(folder: Path) -> Policy:
+def policy_of(folder: Path) -> Policy:
+    """Return the policy of a folder, on the GPU if there is one."""
     import torch
 
     policy = Policy.load(folder)

@@ -38,7 +38,7 @@ from handrail.algorithms.selective import (
 )
 from handrail.envs.errors import HandrailError
 from handrail.envs.files import write_text
-from handrail.experiments.report import plots
+from handrail.experiments.report import feedback, online, plots, rejections, supervision
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -356,6 +356,10 @@ def build_report(run_path: Path) -> Path:
         "slices": _slices(metrics),
         **figures,
         "critics": [s for s in sources if any(f"{s.key}.{m}.auroc" in metrics for m in s.methods)],
+        "online": online.section(folder, _picture, _method_name),
+        "supervision": _supervision(metrics),
+        "feedback": feedback.section(folder),
+        "rejections": rejections.section(folder),
         "examples": _grouped(_read_json(folder / "examples.json", [])),
         "provenance": _read_json(folder / "provenance.json", {}),
         "config": configuration.read_text(encoding="utf-8") if configuration.is_file() else "",
@@ -377,6 +381,10 @@ def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return anchor and title of the parts there is something to say in, in their order."""
     summary = content["summary"]
     parts = [
+        (online.ANCHOR, online.TITLE, content["online"]),
+        ("supervision", "One operator, many sessions", content["supervision"]),
+        ("feedback", feedback.TITLE, content["feedback"]),
+        ("rejections", rejections.TITLE, content["rejections"]),
         ("answer", "The answer", content["headline"]),
         ("asked", "What was asked", summary.get("question")),
         ("alone", "Working alone", content["desks"]),
@@ -646,6 +654,13 @@ def _picture(
     text = re.sub(r'(\sid="|url\(#)', rf"\g<1>{anchor}-", text)
     text = text.replace('xlink:href="#', f'href="#{anchor}-')
     return Picture(Markup(text), caption, heading, table)
+
+
+def _supervision(metrics: Mapping[str, float]) -> list[Picture]:
+    drawn = supervision.draw(metrics)
+    if drawn is None:
+        return []
+    return [_picture(drawn.figure, "supervision", drawn.description, caption=drawn.caption, heading=drawn.heading)]
 
 
 def _grouped(examples: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -1,0 +1,394 @@
+"""The staged deployment, end to end: logs, copilot, critic, certificates, and the online test of three arms.
+
+Stages, each skipped when a run is resumed:
+
+1. operators work alone and are logged; a policy learns from the log;
+2. copilot rounds (`handrail.algorithms.dagger`): the policy suggests, operators accept or correct, it learns on;
+3. feedback: everything critical is reviewed, the rest runs alone; one part of these sessions teaches the critics, the
+   other is adjudicated (the true cause of each verdict is looked up) and thresholds are certified on it;
+4. the arms work the same new cases, in pairs: operators alone, operators with a copilot, and the gate, which lets alone
+   what the critic is sure of. Confidence proxies get arms of their own, by the same certificates.
+
+The cases of every stage are drawn from seeds of their own: `first_seed` plus 0, 1, … millions.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from handrail.agents.critic import Case, feedback_verdicts, truths
+from handrail.envs import registry
+from handrail.envs.errors import HandrailError
+from handrail.envs.files import write_json
+from handrail.envs.logs.store import PART_SUFFIX, SessionWriter, load_sessions, merge
+from handrail.envs.schema import Session
+from handrail.experiments import closed_loop, offline
+from handrail.experiments.configs import build
+from handrail.experiments.online import COPILOT, HUMAN, SELECTIVE
+from handrail.experiments.studies import bpm, star
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from omegaconf import DictConfig
+
+    from handrail.agents.gate import Gate
+    from handrail.agents.operators.seat import Staff
+    from handrail.agents.rules import Rule
+    from handrail.experiments.rundir import RunDirectory
+
+ARMS, ONLINE, GATES = "arms", "online.json", "gates.json"
+FEEDBACK = "feedback.parquet"
+_PART = 250
+"""Sessions that are kept together: a kill costs at most so many."""
+
+_LOOP, _FEEDBACK, _ONLINE = 1, 2, 3
+_MILLION = 1_000_000
+
+
+class Study(bpm.Study):
+    """One run: as in `studies.bpm`, and what comes after the log.
+
+    Args:
+        cfg: the run's configuration.
+        run: where its files are.
+    """
+
+    # ---- stages -------------------------------------------------------------------------------------------------
+
+    def simulate(self) -> None:
+        """Let operators work cases: to the log of pages and clicks, or straight to the store."""
+        from tqdm import tqdm
+
+        from handrail.agents.simulate import simulate_store
+
+        if self.cfg.simulate.html:
+            super().simulate()
+            return
+        options = self.cfg.simulate
+        with tqdm(desc="operators at work", total=options.sessions, unit="session", leave=False) as bar:
+            simulate_store(
+                self.run.file(bpm.STORE),
+                self.cfg.domain,
+                options.sessions,
+                self.seed,
+                workers=options.workers or 1,
+                progress=lambda done: bar.update(done - bar.n),
+            )
+
+    def ingest(self) -> None:
+        """Read the log into the store, if there is a log."""
+        if self.cfg.simulate.html:
+            super().ingest()
+
+    def loop(self) -> None:
+        """Deploy the policy as a copilot, round by round, and let it learn from what operators make of it."""
+        from handrail.algorithms.config import DaggerConfig
+        from handrail.algorithms.dagger import Loop, Simulator
+
+        config = build(DaggerConfig, self.cfg.dagger, "dagger")
+        collect = Simulator(
+            self.cases(0, 0).make,
+            self.staff,
+            self.first_seed(_LOOP),
+            self.cfg.online.slots,
+            self.cfg.constrained,
+            self.cfg.copied,
+        )
+        made = Loop(
+            self.run.file("rounds"),
+            config,
+            self.run.checkpoints / "policy",
+            self.splits["train"],
+            collect,
+            seed=self.seed,
+            tracking="none" if self.cfg.tracking.mode == "none" else "wandb",
+        )
+        for one in made.run():
+            self.run.write_metrics({f"loop.{one.number}.{name}": value for name, value in one.metrics.items()})
+
+    def judge_policy(self) -> None:
+        """Compare the policy with the log on sessions nothing was learned from."""
+        test = {"test": self.splits["test"]}
+        frame = offline.policy_frame(test, self.suggestions_alone(test["test"]), {}, {})
+        self.run.write_metrics(offline.policy_metrics(frame, np.random.default_rng(self.seed)))
+
+    def collect_feedback(self) -> None:
+        """Let operators review everything critical."""
+        from handrail.agents.rules import supervised
+
+        options = self.cfg.feedback
+        played = self.play("reviewing", supervised(), None, _FEEDBACK, options.sessions)
+        merge(played, self.run.file(FEEDBACK))
+
+    def fit_feedback_critics(self) -> None:
+        """Learn each critic from the verdicts of one part of the feedback."""
+        cases = feedback_verdicts(self.feedback["learn"])
+        tracking = "none" if self.cfg.tracking.mode == "none" else "wandb"
+        for name, options in self.cfg.critic.items():
+            module = registry.load(star.CRITICS, str(name), "critic")
+            config = build(module.Config, options, f"critic.{name}")
+            module.fit(
+                self.policy, cases, config, self._critic_folder("critic_feedback", str(name)), self.seed, tracking
+            )
+            self.run.log.info("critic %s has learned %d verdicts", name, len(cases))
+
+    def certify(self) -> None:
+        """Choose thresholds on the adjudicated part of the feedback, for critics and confidence proxies alike."""
+        from dataclasses import asdict
+
+        from handrail.algorithms.session_risk import certify_issues, certify_sessions, session_table
+
+        gate = self.cfg.gate
+        frame = self.judged(feedback_verdicts(self.feedback["calibrate"]))
+        gates: dict[str, Any] = {}
+        for method in self.methods:
+            table = session_table(frame["session_id"], frame[f"score_{method}"], frame["right"], frame["issue"])
+            if gate.per_issue:
+                made = certify_issues(table, gate.alpha, gate.delta)
+                found = [*made.own.values(), *([made.pool] if made.pool else [])]
+                gates[method] = {"thresholds": made.thresholds, "pooled": None}
+            else:
+                found = [certify_sessions(table, gate.alpha, gate.delta)]
+                gates[method] = {"thresholds": {}, "pooled": found[0].threshold}
+            gates[method]["certificates"] = [_finite(asdict(one)) for one in found]
+            for one in found:
+                self.run.log.info("%s, %s: %s", method, one.scope, one.reason)
+        self.run.write_decisions(frame)
+        write_json(self.run.file(GATES), gates)
+
+    def test_online(self) -> None:
+        """Let every arm work the same cases."""
+        from handrail.agents.rules import Alone, Copilot, Selective
+
+        cfg = self.cfg.online
+        rules: dict[str, tuple[Rule, str | None]] = {HUMAN: (Alone(), None), COPILOT: (Copilot(), None)}
+        for method in self.methods:
+            name = SELECTIVE if method == self.cfg.certify.method else f"{SELECTIVE}_{method}"
+            if method in self.cfg.critic:
+                rules[name] = Selective(self.gate(method)), method
+            else:
+                rules[name] = Selective(self.gate(method), self.proxies[method]), None
+        for name, (rule, critic) in rules.items():
+            started = time.monotonic()
+            parts = self.play(name, rule, critic, _ONLINE, cfg.cases)
+            merge(parts, self.run.file(ARMS) / f"{name}.parquet")
+            self.run.log.info("arm %s: %d sessions in %.0f s", name, cfg.cases, time.monotonic() - started)
+
+    def tell(self) -> None:
+        """Write metrics, tables and the report."""
+        from handrail.experiments import online
+        from handrail.experiments.report.build import build_report
+
+        rng = np.random.default_rng(self.seed)
+        arms = {path.stem: load_sessions(path) for path in sorted(self.run.file(ARMS).glob("*.parquet"))}
+        frame = online.arm_frame(arms)
+        frame.to_parquet(self.run.file("online.parquet"))
+        margins = {
+            "success": float(self.cfg.online.success_margin),
+            "violation": float(self.cfg.online.violation_margin),
+        }
+        metrics = online.arm_metrics(frame, margins, rng)
+        metrics |= self._supervised(arms)
+        self.run.write_metrics(metrics)
+        write_json(self.run.file(ONLINE), self._told_online(arms))
+        write_json(
+            self.run.file("summary.json"),
+            {
+                "question": self.cfg.experiment.question,
+                "data": self.data,
+                "splits": {
+                    name: {"sessions": len(members), "steps": sum(len(s.steps) for s in members)}
+                    for name, members in self.splits.items()
+                },
+                "timings": self.timings,
+                "notes": [],
+            },
+        )
+        for name in (HUMAN, COPILOT, SELECTIVE):
+            self.run.log.info(
+                "%s: %.1f %% automated, %.0f s a session, %.2f %% done right",
+                name,
+                100 * metrics[f"online.{name}.automation_rate"],
+                metrics[f"online.{name}.aat_seconds"],
+                100 * metrics[f"online.{name}.success_rate"],
+            )
+        self.run.log.info("report: %s", build_report(self.run.path))
+
+    # ---- what stages need -----------------------------------------------------------------------------------------
+
+    def first_seed(self, stage: int) -> int:
+        """Return the seed of the first case of a stage; runs of different seeds meet different cases."""
+        return int(self.cfg.closed_loop.first_seed) + (10 * self.seed + stage) * _MILLION
+
+    def cases(self, stage: int, count: int) -> closed_loop.Cases:
+        """Return cases of a stage."""
+        return closed_loop.Cases(self.cfg.domain, count, self.first_seed(stage), self.cfg.online.slots)
+
+    @cached_property
+    def staff(self) -> Staff:
+        """The people who were logged, now beside the policy."""
+        from handrail.agents.operators.human import crew
+        from handrail.agents.operators.seat import crew_staff
+        from handrail.agents.simulate import CREW
+        from handrail.envs.bpm.clock import Seconds
+        from handrail.envs.bpm.load import load_domain
+
+        people = crew(CREW, self.seed, Seconds.of(load_domain(self.cfg.domain).desk.seconds))
+        return crew_staff(people)
+
+    @cached_property
+    def policy(self) -> Any:
+        """The policy that the last copilot round ended with."""
+        from handrail.algorithms.dagger import Round, policy_of
+
+        last = int(self.cfg.dagger.rounds) - 1
+        return policy_of(Round(self.run.file("rounds") / f"round_{last:03d}", last).policy)
+
+    @property
+    def methods(self) -> list[str]:
+        """Critics and confidence proxies; the one that is deployed comes first."""
+        names = [str(name) for name in (*self.cfg.critic, *self.cfg.confidence)]
+        return sorted(names, key=lambda name: name != self.cfg.certify.method)
+
+    @cached_property
+    def feedback(self) -> dict[str, list[Session]]:
+        """The feedback sessions: those that critics learn from, and those that thresholds are certified on."""
+        sessions = load_sessions(self.run.file(FEEDBACK))
+        learn = round(self.cfg.feedback.learn * len(sessions))
+        return {"learn": sessions[:learn], "calibrate": sessions[learn:]}
+
+    def gate(self, method: str) -> Gate:
+        """Return the gate of a method, as it was certified."""
+        import json
+
+        from handrail.agents.gate import Gate, refused, stuck
+
+        made = json.loads(self.run.file(GATES).read_text(encoding="utf-8"))[method]
+        return Gate(made["thresholds"], made["pooled"], (refused, stuck), float(self.cfg.gate.audit_share))
+
+    def critic(self, name: str) -> Any:
+        """Return a critic that has learned from feedback."""
+        return registry.load(star.CRITICS, name, "critic").load(
+            self.policy, self._critic_folder("critic_feedback", name)
+        )
+
+    def judged(self, cases: Sequence[Case]) -> pd.DataFrame:
+        """Return the decision table of judged suggestions, with `right`: whether each truly was."""
+        scores = {str(name): self.critic(str(name)).score(cases).tolist() for name in self.cfg.critic}
+        for name, score in self.proxies.items():
+            scores[name] = [score(_confidence(case)) for case in cases]
+        splits = {"calibration": self.feedback["calibrate"]}
+        return offline.verdict_frame(splits, cases, scores).assign(right=truths(cases))
+
+    def play(self, what: str, rule: Rule, critic: str | None, stage: int, count: int) -> list[Path]:
+        """Work the cases of a stage under a rule, part by part; parts that are on disk are not worked again."""
+        from handrail.agents.desk import Desk
+        from handrail.agents.rollout import Reset, rollout
+        from handrail.agents.runtime import Runtime
+
+        folder = self.run.file("parts") / what
+        folder.mkdir(parents=True, exist_ok=True)
+        cases = self.cases(stage, count)
+        paths = []
+        bar = bpm._bar(what, count)(cases.resets())
+        progress = iter(bar)
+        for first in range(0, count, _PART):
+            numbers = range(first, min(first + _PART, count))
+            paths.append(folder / f"{first:09d}{PART_SUFFIX}")
+            if paths[-1].exists():
+                for _ in numbers:
+                    next(progress)
+                continue
+            desk = None
+            if rule.suggests:
+                desk = Desk(self.policy, constrained=self.cfg.constrained, copied=self.cfg.copied)
+            runtime = Runtime(self.staff, rule, desk, None if critic is None else self.critic(critic))
+            resets = [Reset(cases.first + number) for number in numbers]
+            with SessionWriter(paths[-1], row_group=1 << 30) as writer:
+                for played in rollout(cases.make, runtime, resets, cases.slots):
+                    writer.write(runtime.told(played))
+                    next(progress)
+        bar.close()
+        return paths
+
+    def _supervised(self, arms: Mapping[str, Sequence[Session]]) -> dict[str, float]:
+        """Return what one operator would get done over many sessions of each arm, and what audits say of the gate."""
+        from handrail.agents.supervision import mean_switching, sweep, sweep_metrics, timeline
+        from handrail.algorithms.audit import audit_metrics, audits_of
+        from handrail.envs.bpm.clock import Seconds
+        from handrail.envs.bpm.load import load_domain
+
+        switching = mean_switching(Seconds.of(load_domain(self.cfg.domain).desk.seconds))
+        found: dict[str, float] = {}
+        for arm in (HUMAN, COPILOT, SELECTIVE):
+            found |= sweep_metrics(f"supervision.{arm}", sweep([timeline(session) for session in arms[arm]], switching))
+        if self.cfg.gate.audit_share:
+            found |= audit_metrics("audit", audits_of(arms[SELECTIVE]))
+        return found
+
+    def _told_online(self, arms: Mapping[str, Sequence[Session]]) -> dict[str, Any]:
+        """Return what the report shows beside numbers: one session that ran alone and one that was handed over."""
+
+        def first(wanted: Callable[[Session], bool]) -> dict[str, Any] | None:
+            session = next((s for s in arms[SELECTIVE] if wanted(s) and len(s.steps) >= 8), None)
+            if session is None:
+                return None
+            return {
+                "title": session.issue.replace("_", " "),
+                "success": bool(session.outcome["success"]),
+                "lines": closed_loop.story(session),
+            }
+
+        def operators(session: Session) -> int:
+            return sum(step.actor == "operator" for step in session.steps)
+
+        return {
+            "method": str(self.cfg.certify.method),
+            "domain": str(self.cfg.domain),
+            "stories": {
+                "automated": first(lambda s: not operators(s)),
+                "handed_over": first(lambda s: 0 < operators(s) < len(s.steps) / 2),
+            },
+        }
+
+
+def _confidence(case: Case) -> Any:
+    """Return the policy's confidence in a suggestion, as it was when it was made."""
+    from handrail.agents.decoding import Suggestion
+
+    notes = case.session.hidden.get("runtime") or []
+    if case.step >= len(notes):
+        raise HandrailError(
+            f"session {case.session.id}, step {case.step}: the policy's confidence was not kept; expected sessions "
+            "that policy and operator shared, with Session.hidden['runtime']"
+        )
+    note = notes[case.step]
+    names = ("log_probability", "min_probability", "margin", "entropy")
+    return Suggestion(case.session.id, case.step, case.suggestion, (), *(float(note[name]) for name in names))
+
+
+def _finite(fields: dict[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
+
+
+def run(cfg: DictConfig, run: RunDirectory) -> None:
+    """Run the whole path, from a desk nobody has worked at to the three arms."""
+    study = Study(cfg, run)
+    study.stage("simulate", study.simulate)
+    study.stage("ingest", study.ingest)
+    study.prepare()
+    study.stage("policy", study.train_policy)
+    study.stage("loop", study.loop)
+    study.stage("held_out", study.judge_policy)
+    study.stage("feedback", study.collect_feedback)
+    study.stage("critic", study.fit_feedback_critics)
+    study.stage("certify", study.certify)
+    study.stage("online", study.test_online)
+    study.tell()
