@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +18,7 @@ from handrail.agents.desk import Desk
 from handrail.agents.encoding import windows
 from handrail.agents.key_values import KeyValues
 from handrail.agents.policy import Policy
+from handrail.agents.simulate import simulate
 from handrail.agents.transcript import TranscriptConfig
 from handrail.envs.errors import HandrailError
 from handrail.envs.schema import Action, Control, Message, Session, Step, UIState
@@ -128,6 +130,46 @@ def test_other_models_and_settings(kind: str) -> None:
     constrained = kind != "unconstrained"
     expected = Decoder(policy, constrained).suggest(sessions)
     assert_same(follow(Desk(policy, constrained=constrained), sessions, (0, 1, 0)), expected)
+
+
+INPUTS = (Control("order.name", "text"), Control("order.number", "number"), *DESK[:3])
+
+
+def typed_sessions(seed: int, lengths: Iterable[int]) -> list[Session]:
+    """Sessions at a screen with inputs, into which every other step enters the first word of its message."""
+    found = []
+    for session in mixed_sessions(seed, lengths):
+        steps, said = [], "please"
+        for step in session.steps:
+            said = next((event.text.split()[0] for event in step.events if isinstance(event, Message)), said)
+            state = msgspec.structs.replace(step.state, controls=INPUTS)
+            action = Action("set_field", "order.name", {"value": said}) if step.index % 2 else step.action
+            steps.append(msgspec.structs.replace(step, state=state, action=action))
+        found.append(msgspec.structs.replace(session, steps=tuple(steps)))
+    return found
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_copied_inputs_equal_those_on_the_finished_sessions(seed: int) -> None:
+    """What may be entered depends on what was seen, which the desk keeps and the decoder reads anew."""
+    policy, sessions = policy_for(seed), typed_sessions(seed, LENGTHS)
+    expected = Decoder(policy, copied=True).suggest(sessions)
+    free = Decoder(policy).suggest(sessions)
+    assert sum(s.tokens != f.tokens for s, f in zip(expected, free, strict=True)) >= 3, "too little is copied"
+    assert_same(follow(Desk(policy, copied=True), sessions, STARTS), expected)
+    assert_same(follow(Desk(policy, copied=True), sessions, STARTS[::-1], group=2), expected)
+
+
+def test_names_equal_those_on_the_finished_sessions() -> None:
+    """Names are given out as a session goes on; the desk reads and writes the same, and hands out what they mean."""
+    sessions = [session for session in simulate("bank", 6, seed=2) if len(session.steps) < 40][:4]
+    config = TranscriptConfig(brief=False, references=True)
+    policy = sharpen(tiny_policy(sessions, 1, config, vocab_size=1500, max_length=2048, digits=2))
+    expected = Decoder(policy, copied=True).suggest(sessions)
+    assert_same(follow(Desk(policy, copied=True), sessions, range(len(sessions))), expected)
+    entered = [one.action.args.get("value") for one in expected if one.action.tool == "set_field"]
+    assert entered
+    assert not any(re.fullmatch(r"\w+ ref\d+", str(value)) for value in entered)
 
 
 def test_passes_cut_by_padding_and_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,136 @@
+"""The staged deployment on the small desk: from nothing to three arms, and nothing lost wherever it is stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handrail import cli
+from handrail.envs.logs.store import load_sessions
+from handrail.experiments.rundir import RunDirectory
+from handrail.experiments.studies import online_ab
+
+SMALL = [
+    "domain=mock",
+    "simulate.sessions=80",
+    "simulate.workers=1",
+    "data.splits={train: 0.7, feedback: 0.1, calibration: 0.1, test: 0.1}",
+    "policy.hidden_size=16",
+    "policy.layers=1",
+    "policy.heads=2",
+    "policy.vocab_size=500",
+    "dagger.sessions=8",
+    "dagger.part=4",
+    "feedback.sessions=60",
+    "gate.alpha=0.3",
+    "critic=[probe]",
+    "critic.probe.inverse_regularisation=[0.01]",
+    "confidence=[margin]",
+    "online.cases=8",
+    "threads=1",
+]
+
+STAGES = ("simulate", "train_policy", "loop", "judge_policy", "collect_feedback", "fit_feedback_critics", "certify")
+"""Methods of the study before which a run is stopped; parts of the arms come on top."""
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    return ["run", "experiment=online_ab", *SMALL, *more, f"hydra.run.dir={folder}"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    folder = tmp_path_factory.mktemp("online") / "run"
+    assert cli.main(command(folder)) == 0
+    return RunDirectory.open(folder)
+
+
+def test_every_arm_works_the_same_cases_with_the_same_people(finished: RunDirectory) -> None:
+    arms = {path.stem: load_sessions(path) for path in finished.file(online_ab.ARMS).glob("*.parquet")}
+    assert set(arms) == {"human", "copilot", "selective", "selective_margin"}
+    met = {name: [(s.id, s.operator) for s in sessions] for name, sessions in arms.items()}
+    assert len(met["human"]) == 8
+    assert all(cases == met["human"] for cases in met.values())
+    assert all(step.feedback is None for s in arms["human"] for step in s.steps)
+    assert all(step.actor == "operator" for s in arms["copilot"] for step in s.steps)
+
+
+def test_the_contracts_metrics_are_there(finished: RunDirectory) -> None:
+    metrics = finished.metrics
+    for arm in ("human", "copilot", "selective"):
+        for name in (
+            "sessions",
+            "automation_rate",
+            "aat_seconds",
+            "success_rate",
+            "violation_rate",
+            "interventions_per_session",
+        ):
+            assert f"online.{arm}.{name}" in metrics
+    assert metrics["online.human.automation_rate"] == 0
+    assert metrics["online.human.interventions_per_session"] == 1
+    assert 0 <= metrics["policy.action_accuracy"] <= 1
+
+
+def test_thresholds_come_from_sessions_no_critic_learned_from(finished: RunDirectory) -> None:
+    import pandas as pd
+
+    rows = pd.read_parquet(finished.file("decisions.parquet"))
+    sessions = [s.id for s in load_sessions(finished.file(online_ab.FEEDBACK))]
+    assert set(rows["session_id"]) <= set(sessions[30:])
+    gates = json.loads(finished.file(online_ab.GATES).read_text())
+    assert set(gates) == {"probe", "margin"}
+
+
+def test_the_report_opens_with_the_arms(finished: RunDirectory) -> None:
+    page = finished.file("report.html").read_text()
+    first = page.index("<section")
+    assert page[first:].startswith('<section id="online"')
+    assert "operators alone" in page
+
+
+def test_a_lost_part_of_an_arm_is_worked_again_and_nothing_else(finished: RunDirectory) -> None:
+    before = {name: finished.file(name).read_bytes() for name in ("metrics.json", "arms/selective.parquet")}
+    stages = json.loads(finished.file("stages.json").read_text())
+    del stages["online"]
+    finished.file("stages.json").write_text(json.dumps(stages))
+    (part,) = (finished.file("parts") / "selective").glob("*")
+    part.unlink()
+    assert cli.main(["run", "experiment=online_ab", f"resume={finished.path}"]) == 0
+    assert {name: finished.file(name).read_bytes() for name in before} == before
+
+
+def test_a_run_stopped_anywhere_ends_like_one_that_was_not(
+    finished: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eleven stops: before every stage, and in the middle of the feedback and of three arms."""
+    folder = tmp_path / "run"
+    hit: set[str] = set()
+
+    def stopping(name: str, work: Any) -> Any:
+        def once(self: Any, *args: Any) -> Any:
+            key = f"{name} {args[0]}" if name == "play" else name
+            if key not in hit:
+                hit.add(key)
+                raise KeyboardInterrupt
+            return work(self, *args)
+
+        return once
+
+    for name in (*STAGES, "play"):
+        monkeypatch.setattr(online_ab.Study, name, stopping(name, getattr(online_ab.Study, name)))
+    status = cli.main(command(folder))
+    stops = 0
+    while status != 0:
+        stops += 1
+        assert stops < 20
+        status = cli.main(["run", "experiment=online_ab", f"resume={folder}"])
+    assert stops >= 11
+    again = RunDirectory.open(folder)
+    assert again.metrics == finished.metrics
+    for arm in ("human", "copilot", "selective"):
+        name = f"arms/{arm}.parquet"
+        assert again.file(name).read_bytes() == finished.file(name).read_bytes()
