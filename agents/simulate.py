@@ -199,19 +199,24 @@ def agreement(
     *,
     first: Expert | None = None,
     second: Expert | None = None,
+    redrawn: bool = False,
     issues: Sequence[str] | None = None,
     customer: Options | Mapping[str, Any] | None = None,
 ) -> Agreement:
     """Let two experts of different style decide in the same states: the ceiling for whoever imitates operators.
 
-    Each works every other case, and in every state both are asked.
+    The first works the cases, and at each of its steps the second is asked too. How often one pair agrees depends on
+    the habits of its two people. Pairs drawn anew in each case tell how often such people agree on average, which is
+    what a policy that imitates several of them is to be held against.
 
     Args:
         domain: as for `simulate`.
         n: number of cases, >= 1.
         seed: of the cases.
-        first: an expert; `thorough` if left out.
-        second: an expert; `brisk` if left out.
+        first: who works; `thorough` if left out.
+        second: who is asked; `brisk` if left out.
+        redrawn: whether each case has two new people, of the styles of `first` and `second` but with habits of their
+            own, instead of the same two in all cases.
         issues: the kinds of case that come in; all if left out.
         customer: how customers differ from the default ones.
 
@@ -227,13 +232,15 @@ def agreement(
         case = draw_case(env.domain, np.random.default_rng([seed, number, _CASE]), issues=env.issues)
         env.reset(options={"case": case})
         env.actor = "operator"
+        if redrawn:
+            pair = Expert(pair[0].style, 2 * number), Expert(pair[1].style, 2 * number + 1)
         same = asked = 0
         over = False
         while not over:
             wanted = [expert.act(env.world) for expert in pair]
             same += same_action(*wanted)
             asked += 1
-            _, _, terminated, truncated, _ = env.step(wanted[number % 2])
+            _, _, terminated, truncated, _ = env.step(wanted[0])
             over = terminated or truncated
         equal.append(same)
         steps.append(asked)

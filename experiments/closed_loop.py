@@ -16,14 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from handrail.agents.rollout import Actor, Played, Reset, rollout
-from handrail.envs.normalize import same_action
 from handrail.envs.schema import Message, Session
 from handrail.experiments.offline import describe
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from handrail.algorithms.bootstrap import Interval
     from handrail.envs.bpm.env import BPMEnv
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
@@ -129,33 +127,6 @@ def outcome_metrics(frame: pd.DataFrame, prefix: str, rng: np.random.Generator) 
             put_interval(metrics, f"{key}.success_over.{before[0]}", gap)
         before = str(actor), rows["success"].to_numpy()
     return metrics
-
-
-def expert_agreement(cases: Cases, rng: np.random.Generator, progress: Progress = iter) -> Interval:
-    """Return how often two experts of different style choose the same action in the same state.
-
-    The first works the cases; the second is asked at each of its steps. Both get new habits in each case, so this is
-    the agreement of such people on average, not of one pair. No policy that imitates several people can be
-    expected to agree with one of them more often: the ceiling of action accuracy.
-    """
-    from handrail.agents.operators.expert import STYLES, Expert
-    from handrail.algorithms.bootstrap import mean_interval
-
-    first, second = list(STYLES)[:2]
-    env = cases.make()
-    same: list[bool] = []
-    case: list[int] = []
-    for number, reset in enumerate(progress(cases.resets())):
-        env.reset(seed=reset.seed)
-        worker, other = Expert(first, seed=2 * number), Expert(second, seed=2 * number + 1)
-        ended = False
-        while not ended:
-            action = worker.act(env.world)
-            same.append(same_action(action, other.act(env.world)))
-            case.append(number)
-            _, _, terminated, truncated, _ = env.step(action)
-            ended = terminated or truncated
-    return mean_interval(np.array(same, dtype=float), np.array(case), rng)
 
 
 def story(session: Session) -> list[dict[str, str]]:

@@ -79,6 +79,9 @@ class Study(star.Study):
 
     def work_alone(self) -> None:
         """Let actors work new cases, and write what came of it."""
+        from handrail.agents.simulate import agreement
+        from handrail.algorithms.bootstrap import ratio_interval
+
         cfg = self.cfg.closed_loop
         cases = closed_loop.Cases(self.cfg.domain, cfg.cases, cfg.first_seed, cfg.slots)
         played: dict[str, list[Played]] = {}
@@ -95,9 +98,9 @@ class Study(star.Study):
                 seconds[name],
             )
         rng = np.random.default_rng(self.seed)
-        ceiling = closed_loop.expert_agreement(
-            closed_loop.Cases(self.cfg.domain, min(_COMPARED, cfg.cases), cfg.first_seed, cfg.slots), rng
-        )
+        # People drawn anew in each case: the policy imitates several, and one pair may be more alike than most.
+        asked = agreement(self.cfg.domain, min(_COMPARED, cfg.cases), cfg.first_seed, redrawn=True)
+        ceiling = ratio_interval(asked.equal, asked.steps, np.arange(len(asked.steps)), rng)[0]
         frame = closed_loop.outcome_frame(played)
         frame.to_parquet(self.run.file("closed_loop.parquet"))
         metrics = closed_loop.outcome_metrics(frame, "closed_loop", rng)

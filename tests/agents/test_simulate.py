@@ -149,6 +149,18 @@ def test_two_experts_agree_mostly_but_not_always(domain: str) -> None:
     assert agreement(domain, 10, seed=0, second=Expert("thorough", 1)).share == 1
 
 
+def test_pairs_drawn_anew_have_habits_of_their_own() -> None:
+    """In the first case the two are those of seeds 0 and 1; in later ones they are others than in the first."""
+    fixed = agreement("bank", 40, seed=3, first=Expert("thorough", 0), second=Expert("brisk", 1))
+    redrawn = agreement("bank", 40, seed=3, redrawn=True)
+    assert (redrawn.equal[0], redrawn.steps[0]) == (fixed.equal[0], fixed.steps[0])
+    assert redrawn.equal[1:] != fixed.equal[1:]
+    # Two like people with different habits agree less often than one with themselves, and still mostly.
+    alike = agreement("bank", 40, seed=3, second=Expert("thorough"), redrawn=True)
+    assert 0.6 < alike.share < 1
+    assert redrawn == agreement("bank", 40, seed=3, redrawn=True)
+
+
 def test_given_people_work() -> None:
     ann = Person("ann", Style(), slips=NONE)
     sessions = list(simulate("mock", 30, seed=0, operators=[ann]))

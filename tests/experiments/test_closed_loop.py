@@ -53,12 +53,6 @@ def test_an_expert_does_right_what_chance_does_not() -> None:
     assert not any(p.info["success"] for p in chance)
 
 
-def test_experts_agree_often_and_not_always() -> None:
-    agreement = closed_loop.expert_agreement(Cases("bank", 20, first=0), np.random.default_rng(0))
-    assert 0.6 < agreement.estimate < 1.0
-    assert agreement.low <= agreement.estimate <= agreement.high
-
-
 def test_a_story_tells_who_said_and_did_what() -> None:
     steps = (
         Step(0, UIState("desk", None), (Message("customer", "Hello?"),), Action("navigate", "loans"), actor="policy"),
