@@ -152,6 +152,11 @@ class Clock:
         """Operator-active seconds so far."""
         return Spent(*self._spent)
 
+    @property
+    def active(self) -> float:
+        """Operator-active seconds so far, all parts together."""
+        return sum(self._spent)
+
     def message(self, text: str, heard: str = "") -> float:
         """Let the customer read `heard` and write `text`; return when it arrives."""
         costs = self.seconds

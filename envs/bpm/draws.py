@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import bisect
 import datetime
+import functools
 import itertools
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -73,12 +74,9 @@ class Chance:
 
 def uniform_of(rng: np.random.Generator) -> Uniform:
     """Return a fast source of chance; it draws from `rng` in blocks."""
-
-    def numbers() -> Iterator[float]:
-        while True:
-            yield from rng.random(4 * _BLOCK).tolist()
-
-    return numbers().__next__
+    # All of it in C: a case takes hundreds of numbers.
+    blocks = (rng.random(4 * _BLOCK).tolist() for _ in itertools.repeat(None))
+    return itertools.chain.from_iterable(blocks).__next__
 
 
 def between(uniform: Uniform, bounds: list[int]) -> int:
@@ -122,12 +120,12 @@ def compile_record(kind: str, fields: Mapping[str, Generator], names: Iterable[s
         names: what expressions may read beside fields that come before.
     """
     source = _Source()
-    lines = ["v = {}"]
+    read = any(generator.expr is not None or generator.email for generator in fields.values())
+    lines = ["v = {}", f"s = {{**s, {kind!r}: v}}"] if read else ["v = {}"]
     known = [kind, *names]
     for name, generator in fields.items():
-        if generator.expr is not None or generator.email:
-            lines.append(f"s = {{**s, **v, {kind!r}: v}}")
-        lines.append(f"v[{name!r}] = {source.draw(generator, known)}")
+        both = f"v[{name!r}] = s[{name!r}]" if read and name != kind else f"v[{name!r}]"
+        lines.append(f"{both} = {source.draw(generator, known)}")
         known.append(name)
     return source.function("\n    ".join([*lines, "return v"]))
 
@@ -164,8 +162,7 @@ class _Source:
             return f"(({low} + int(u() * {high - low + 1})) / 100)"
         if generator.date is not None:
             first, last = generator.date
-            day = f"{self.constant(datetime.date.fromordinal)}(d + {first} + int(u() * {last - first + 1}))"
-            return f"{day}.isoformat()"
+            return f"{self.constant(_date)}(d + {first} + int(u() * {last - first + 1}))"
         if generator.code is not None:
             return self.code(generator.code)
         if generator.flag is not None:
@@ -204,6 +201,11 @@ class _Source:
 
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@functools.lru_cache(maxsize=65536)
+def _date(ordinal: int) -> str:
+    return datetime.date.fromordinal(ordinal).isoformat()
 
 
 def _email(uniform: Uniform, scope: Mapping[str, Any]) -> str:

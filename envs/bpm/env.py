@@ -389,7 +389,7 @@ class BPMEnv(gymnasium.Env[Observation, Action | Mapping[str, Any]]):
             "success": bool(world.success) if self._over else None,
             "outcome": world.outcome,
             "time": world.clock.now,
-            "active": world.clock.spent.total,
+            "active": world.clock.active,
             "actor": self._steps[-1].actor if self._steps else self.actor,
         }
 

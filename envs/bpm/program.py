@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from handrail.envs.bpm.domain import Domain, Effect, Field, Form, Node, Procedure, Screen, Table
-from handrail.envs.bpm.draws import Draw, Uniform, between, compile_draw, compile_record, uniform_of
+from handrail.envs.bpm.draws import Draw, Uniform, compile_draw, compile_record, uniform_of
 from handrail.envs.bpm.expressions import COMMON, Compiled, CompiledText, compile_expression, compile_text
 from handrail.envs.bpm.ground import Lineage, Record
 from handrail.envs.errors import HandrailError
@@ -189,7 +189,12 @@ class Program:
         for name in self.types:
             self._generators(name)
         self._below = {
-            name: tuple((b, domain.records[b].count) for b in self.types if self.lineage.owner[b] == name)
+            name: tuple(
+                (other, low, high - low + 1)
+                for other in self.types
+                if self.lineage.owner[other] == name
+                for low, high in (domain.records[other].count,)
+            )
             for name in self.types
         }
         self.forms: dict[str, CompiledForm] = {}
@@ -244,14 +249,19 @@ class Program:
         Raises:
             HandrailError: no new key can be drawn.
         """
-        values = self.draw_new(kind, uniform, scope, today, keys)
+        values = self._records[kind](uniform, scope, today)
+        key = kind, values[self._keys[kind]]
+        if key in keys or key in self.taken:
+            values = self.draw_new(kind, uniform, scope, today, keys)
+        else:
+            keys.add(key)
         number = first + len(drawn)
         drawn[number] = Record(number, kind, owner, values)
         below = self._below[kind]
         if below:
             inner = {**scope, kind: values}
-            for child, count in below:
-                for _ in range(between(uniform, count)):
+            for child, fewest, ways in below:
+                for _ in range(fewest + int(uniform() * ways)):
                     self.draw_family(child, uniform, inner, today, number, keys, drawn, first)
         return number
 

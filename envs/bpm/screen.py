@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from handrail.envs.bpm.domain import Field
-from handrail.envs.bpm.expressions import Compiled, text_of
+from handrail.envs.bpm.expressions import OPERATIONS, Compiled, explain, text_of
 from handrail.envs.bpm.ground import Ground, Record
 from handrail.envs.bpm.program import CompiledForm, CompiledScreen, CompiledTable, Program
 from handrail.envs.normalize import normalize_text
@@ -92,8 +92,8 @@ class Layout:
         scope = ground.scope
         try:
             return tuple([run(scope) is None for run in self._slot_runs[procedure]])
-        except _OPERATIONS:
-            _explain(self._slots[procedure], scope)
+        except OPERATIONS:
+            explain(self._slots[procedure], scope)
             raise
 
     def view(self, ground: Ground, screen: str, procedure: str | None, missing: tuple[bool, ...] | None = None) -> View:
@@ -117,8 +117,8 @@ class Layout:
                 if value is not None:
                     values[name] = value
             pressed = tuple([run is None or bool(run(scope)) for run in plan.whens])
-        except _OPERATIONS:
-            _explain((*(value for _, value, _ in sheet.shows), *(f.when for f in sheet.forms if f.when)), scope)
+        except OPERATIONS:
+            explain((*(value for _, value, _ in sheet.shows), *(f.when for f in sheet.forms if f.when)), scope)
             raise
         keys: tuple[tuple[str, ...], ...] = ()
         for table in sheet.tables:
@@ -301,16 +301,6 @@ class Sheet:
             for fields, pair, on in zip(self._fields, self._buttons, enabled, strict=True)
             for control in (*fields, pair[on])
         )
-
-
-_OPERATIONS = (TypeError, ValueError, AttributeError, OverflowError)
-"""What a bare expression raises where the checked one raises a `HandrailError`."""
-
-
-def _explain(expressions: Iterable[Compiled], scope: dict[str, Any]) -> None:
-    """Evaluate with checks what failed without: raises an error that names the expression."""
-    for expression in expressions:
-        expression(scope)
 
 
 def layout(program: Program) -> Layout:
