@@ -38,6 +38,10 @@ class Trail(NamedTuple):
     min_probability: float = 1.0
 
 
+CLEAR = Trail()
+"""Nothing was done alone."""
+
+
 def trail(notes: Sequence[Mapping[str, Any]]) -> Trail:
     """Return the trail that leads up to a step.
 
@@ -71,7 +75,7 @@ class Case:
     suggestion: Action
     accepted: bool
     draft: str = ""
-    trail: Trail = Trail()
+    trail: Trail = CLEAR
 
 
 class Critic(Protocol):
