@@ -26,8 +26,8 @@ $(STAMP): pyproject.toml constraints.txt
 
 install: $(STAMP) ## create .venv and install the tested set
 
-run: $(STAMP) ## from nothing: log a simulated desk, copilot, critic, certificates, the online test of three arms
-	$(BIN)/handrail run experiment=staged
+run: $(STAMP) ## from nothing: simulate a desk, log it, learn from the log, work alone, report
+	$(BIN)/handrail run experiment=bpm
 
 test: $(STAMP) ## the tests that take seconds
 	$(BIN)/python -m pytest -q
