@@ -17,7 +17,7 @@ from handrail.agents.operators.human import NONE, Person
 from handrail.agents.operators.seat import crew_staff
 from handrail.agents.operators.verdicts import Rates
 from handrail.agents.rollout import Reset, rollout
-from handrail.agents.rules import Alone, Copilot, Rule, Ruling, Selective
+from handrail.agents.rules import Alone, Copilot, Rule, Ruling, Selective, supervised
 from handrail.agents.runtime import Runtime
 from handrail.envs.bpm.env import BPMEnv
 from handrail.envs.errors import HandrailError
@@ -138,6 +138,20 @@ def test_the_outcome_tells_what_the_operator_spent_their_time_on() -> None:
 def test_an_issue_without_a_certificate_stays_with_the_operator() -> None:
     for session in worked(Selective(Gate()), Scripted(), Sure(1.0)):
         assert all(step.actor == "operator" and step.feedback is not None for step in session.steps)
+
+
+def test_supervised_everything_critical_is_reviewed_and_the_rest_runs() -> None:
+    for session in worked(supervised(()), Scripted()):
+        assert [step.actor == "operator" for step in session.steps] == [step.critical for step in session.steps]
+        assert session.hidden["critical_suggestions"] == [step.index for step in session.steps if step.critical]
+
+
+def test_a_confidence_stands_in_place_of_the_critics_score() -> None:
+    """The scripted policy's margin is 0.8."""
+    for threshold, alone in ((0.8, True), (0.81, False)):
+        rule = Selective(Gate(pooled=threshold), lambda suggestion: suggestion.margin)
+        for session in worked(rule, Scripted(), Sure(0.0)):
+            assert all(step.actor == "policy" for step in session.steps) is alone
 
 
 class Labelled:
