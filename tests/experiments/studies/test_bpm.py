@@ -18,7 +18,7 @@ SMALL = [
     "policy.layers=1",
     "policy.heads=2",
     "policy.vocab_size=600",
-    "sft.training.epochs=1",
+    "sft.training.epochs=12",
     "closed_loop.cases=5",
     "threads=1",
 ]
