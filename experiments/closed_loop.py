@@ -130,20 +130,27 @@ def outcome_metrics(frame: pd.DataFrame, prefix: str, rng: np.random.Generator) 
 
 
 def story(session: Session) -> list[dict[str, str]]:
-    """Return a session as lines of who did or said what, for a reader."""
+    """Return a session as lines of who did or said what, for a reader; a policy's replies are its own."""
     lines: list[dict[str, str]] = []
+    before = "operator"
     for step in session.steps:
-        lines.extend(_said(step.events))
+        lines.extend(_said(step.events, before))
+        before = "policy" if step.actor == "policy" else "operator"
         for name, about in (("error", "The screen refuses"), ("notice", "The screen says")):
             if name in step.state.values:
                 lines.append({"who": "screen", "text": f"{about}: {step.state.values[name]}"})
         if step.action.tool not in ("send_reply", "send_message"):
             lines.append({"who": step.actor, "text": describe(step.action, session, step.index)})
-    return lines + _said(session.tail)
+    return lines + _said(session.tail, before)
 
 
-def _said(events: Iterable[Any]) -> list[dict[str, str]]:
-    return [{"who": event.role, "text": event.text} for event in events if isinstance(event, Message)]
+def _said(events: Iterable[Any], before: str) -> list[dict[str, str]]:
+    """Return what was said after an action of `before`, whose reply the log has as an operator's."""
+    return [
+        {"who": before if event.role == "operator" else event.role, "text": event.text}
+        for event in events
+        if isinstance(event, Message)
+    ]
 
 
 def picture(session: Session, domain: str) -> dict[str, str]:

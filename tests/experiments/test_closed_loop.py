@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -65,6 +66,8 @@ def test_a_story_tells_who_said_and_did_what() -> None:
         {"who": "screen", "text": "The screen refuses: pick a loan"},
         {"who": "operator", "text": "Goodbye."},
     ]
+    alone = msgspec.structs.replace(session, steps=(steps[0], msgspec.structs.replace(steps[1], actor="policy")))
+    assert closed_loop.story(alone)[-1] == {"who": "policy", "text": "Goodbye."}
 
 
 def test_the_picture_is_the_busiest_screen(monkeypatch: pytest.MonkeyPatch) -> None:
