@@ -8,7 +8,7 @@ and an action that uses it says the name:
 
 A name comes after what it stands for, so that where it is read the whole word has been read (a causal model cannot know
 at its first digit that a number is a PIN). Names follow from the text alone: what is the same gets the same name, what
-comes first is named first, and where in the circle of `NAMES` a session begins depends on its first message, so that no
+comes first is named first, and where in the circle of `NAMES` a session begins depends on its first text, so that no
 name stands for the same thing in all sessions. Values on the screen that are the same as something named are followed
 by its name too. Actions that hold something without a name are written as they are.
 
@@ -85,7 +85,7 @@ class References:
         args: dict[str, Arg] = {}
         for field, value in action.args.items():
             name = self._name(value)
-            args[field] = value if name is None else f"{marks[name]} {name}"
+            args[field] = value if name is None or name not in marks else f"{marks[name]} {name}"
         return Action(action.tool, action.target, args)
 
     def plain(self, action: Action) -> Action:
@@ -108,13 +108,16 @@ class References:
         key = _key(text)
         name = self.names.get(key)
         if name is None and len(self.names) < NAMES:
-            name = f"ref{((self._start or 0) + 27 * len(self.names)) % NAMES}"
+            if self._start is None:
+                self._start = zlib.crc32(text.encode())
+            # 27 and NAMES have no common divisor: every name comes once before any comes again.
+            name = f"ref{(self._start + 27 * len(self.names)) % NAMES}"
             self.names[key], self.meant[name] = name, text
         return name
 
     def _written(self, text: str) -> str:
         if self._start is None:
-            self._start = zlib.crc32(text.encode()) % NAMES
+            self._start = zlib.crc32(text.encode())
         parts: list[str] = []
         run: list[str] = []
         end = 0

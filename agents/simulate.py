@@ -254,6 +254,21 @@ The second is derived: automation brought 139.1 s, a quarter less than confirmin
 """
 
 
+def crew_of(domain: Domain | str | Path, seed: int, size: int = CREW) -> tuple[Person, ...]:
+    """Return the people who work the sessions that `simulate` draws with this seed.
+
+    Args:
+        domain: as for `simulate`.
+        seed: of the sessions.
+        size: how many people there are, >= 1.
+
+    Raises:
+        HandrailError: the domain is unknown, or `size` is less than 1.
+    """
+    loaded = domain if isinstance(domain, Domain) else load_domain(domain)
+    return crew(size, seed, Seconds.of(loaded.desk.seconds))
+
+
 def calibrate(
     domain: Domain | str | Path = "bank",
     n: int = 1000,
@@ -390,7 +405,7 @@ def _desk(
     loaded = domain if isinstance(domain, Domain) else load_domain(domain)
     people = operators
     if isinstance(people, int):
-        people = crew(people, seed, Seconds.of(loaded.desk.seconds))
+        people = crew_of(loaded, seed, people)
     if not people:
         raise HandrailError("operators is empty; expected at least one person")
     desk = _Desk(

@@ -280,6 +280,32 @@ def verdict_metrics(
     return metrics, certificates
 
 
+def rank_metrics(frame: pd.DataFrame, methods: Iterable[str], rng: np.random.Generator) -> dict[str, float]:
+    """Return how methods order judged suggestions, with intervals that resample sessions.
+
+    Args:
+        frame: a row for each suggestion, with `session_id`, `correct` (the operator accepted it), `right` (it truly
+            was) and `score_<method>`.
+        methods: which.
+        rng: of the bootstrap.
+
+    Returns:
+        `critic_feedback.METHOD.{auroc,auprc,aurc,augrc}` against the verdicts, `critic_truth.METHOD.…` against the
+        truth.
+    """
+    from handrail.algorithms.selective import put_interval, rank_intervals
+
+    metrics: dict[str, float] = {}
+    sessions = frame["session_id"].to_numpy()
+    for method in methods:
+        scores = frame[f"score_{method}"].to_numpy(dtype=float)
+        for prefix, column in (("critic_feedback", "correct"), ("critic_truth", "right")):
+            outcome = frame[column].to_numpy(dtype=bool)
+            for name, interval in rank_intervals(scores, outcome, sessions, rng).items():
+                put_interval(metrics, f"{prefix}.{method}.{name}", interval)
+    return {key: value for key, value in metrics.items() if np.isfinite(value)}
+
+
 def certificate_table(certificates: Mapping[str, Mapping[float, Certificate]]) -> dict[str, Any]:
     """Return certificates as JSON: method -> target -> fields."""
     return {m: {str(t): _finite(asdict(c)) for t, c in by.items()} for m, by in certificates.items()}

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from handrail.agents.critic import Case
 from handrail.agents.policy import Policy
+from handrail.algorithms.critics import probe
 from handrail.algorithms.critics.probe import draw_sessions, features, folds_of, save
 from handrail.envs.errors import HandrailError
 from handrail.envs.normalize import same_action
@@ -43,20 +44,14 @@ ACCEPTED, RESUMED, REPLACED, FOR_GOOD = range(4)
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(probe.Config):
     """How the probe is fitted.
 
     Attributes:
-        inverse_regularisation: the grid of C of the logistic regression; chosen by cross-validation over sessions.
-        folds: of that cross-validation.
-        max_cases: at most this many cases are read, whole sessions drawn at random.
         resumed: belief in [0, 1] that a resumed suggestion was right.
         replaced: the same for one that was replaced.
     """
 
-    inverse_regularisation: tuple[float, ...]
-    folds: int
-    max_cases: int
     resumed: float
     replaced: float
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from handrail.envs.errors import HandrailError
+from handrail.experiments.report.parts import part
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -49,25 +47,16 @@ def section(folder: Path) -> Markup | None:
     Raises:
         HandrailError: its file is damaged.
     """
-    from jinja2 import Environment
-    from markupsafe import Markup
+    return part(folder, RESULT, "feedback.html.j2", _content)
 
-    path = folder / RESULT
-    if not path.is_file():
-        return None
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        content = {
-            "seeds": len(told["hard"]),
-            "blocks": [_block(told["rows"], told["arms"], name, measure) for measure in _MEASURES for name in _SETS],
-            "rounds": _rounds(told["rounds"]),
-            "hard": told["hard"],
-        }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HandrailError(f"{path} is damaged ({error!r}); restore it, or remove it for a report without") from error
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = files("handrail.experiments.report").joinpath("feedback.html.j2").read_text(encoding="utf-8")
-    return Markup(environment.from_string(template).render(content))
+
+def _content(told: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "seeds": len(told["hard"]),
+        "blocks": [_block(told["rows"], told["arms"], name, measure) for measure in _MEASURES for name in _SETS],
+        "rounds": _rounds(told["rounds"]),
+        "hard": told["hard"],
+    }
 
 
 def _block(rows: Sequence[Mapping[str, Any]], arms: Sequence[str], name: str, measure: str) -> dict[str, Any]:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from handrail.algorithms.bootstrap import Interval
-from handrail.envs.errors import HandrailError
 from handrail.experiments.online import HUMAN, LEVEL, PAPER, SELECTIVE, Row, paper_table, read_interval
 from handrail.experiments.report import written
 from handrail.experiments.report.online_figures import drawings
+from handrail.experiments.report.parts import part
 from handrail.experiments.report.supervision import ARMS
 from handrail.experiments.report.written import p_value, percent, points, share, signed
 
@@ -64,47 +63,43 @@ def section(folder: Path, picture: Callable[..., Any], named: Callable[[str], st
     Raises:
         HandrailError: a file is damaged.
     """
-    from jinja2 import Environment
-    from markupsafe import Markup
+    filters: dict[str, Callable[..., Any]] = {
+        "percent": percent,
+        "number": written.number,
+        "ends": written.ends,
+        "points": points,
+        "p": p_value,
+    }
+    return part(folder, RESULT, "online.html.j2", lambda told: _content(told, folder, picture, named), filters)
 
-    path = folder / RESULT
-    if not path.is_file():
+
+def _content(
+    told: Mapping[str, Any], folder: Path, picture: Callable[..., Any], named: Callable[[str], str]
+) -> dict[str, Any] | None:
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    rows = paper_table(metrics)
+    if not {HUMAN, SELECTIVE} <= {row.arm for row in rows}:
         return None
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        rows = paper_table(metrics)
-        if not {HUMAN, SELECTIVE} <= {row.arm for row in rows}:
-            return None
-        names = {row.arm: _name(row.arm, named) for row in rows}
-        found = rivals(metrics, names)
-        pictures = [
-            picture(one.figure, f"{ANCHOR}-{one.anchor}", one.description, caption=one.caption, heading=one.heading)
-            for one in drawings(metrics, rows, names)
-        ]
-        content = {
-            "names": names,
-            "answers": answers(metrics),
-            "claims": claims(metrics),
-            "rows": [row for row in rows if row.paper is not None],
-            "quality": {row.arm: _quality(metrics, row.arm) for row in rows if row.arm != HUMAN},
-            "rivals": found,
-            "comparison": comparison(found),
-            "method": named(told["method"]),
-            "pictures": pictures,
-            "stories": _stories(told.get("stories") or {}),
-            "margins": {name: _margin(metrics, name) for name in _MARGINS},
-            "level": percent(LEVEL, 0),
-        }
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise HandrailError(
-            f"{path}, or metrics.json beside it, is damaged ({error!r}); restore it, or remove {RESULT} for a report "
-            "without this part"
-        ) from error
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=percent, number=written.number, ends=written.ends, points=points, p=p_value)
-    template = files("handrail.experiments.report").joinpath("online.html.j2").read_text(encoding="utf-8")
-    return Markup(environment.from_string(template).render(content))
+    names = {row.arm: _name(row.arm, named) for row in rows}
+    found = rivals(metrics, names)
+    pictures = [
+        picture(one.figure, f"{ANCHOR}-{one.anchor}", one.description, caption=one.caption, heading=one.heading)
+        for one in drawings(metrics, rows, names)
+    ]
+    return {
+        "names": names,
+        "answers": answers(metrics),
+        "claims": claims(metrics),
+        "rows": [row for row in rows if row.paper is not None],
+        "quality": {row.arm: _quality(metrics, row.arm) for row in rows if row.arm != HUMAN},
+        "rivals": found,
+        "comparison": comparison(found),
+        "method": named(told["method"]),
+        "pictures": pictures,
+        "stories": _stories(told.get("stories") or {}),
+        "margins": {name: _margin(metrics, name) for name in _MARGINS},
+        "level": percent(LEVEL, 0),
+    }
 
 
 def answers(metrics: Mapping[str, float]) -> list[str]:
@@ -234,7 +229,7 @@ def _quality(metrics: Mapping[str, float], arm: str) -> dict[str, Any]:
 
 
 def _stories(told: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the sessions to read; what was sent in a session without an operator was sent by the assistant."""
+    """Return the sessions to read."""
     found = []
     for kind, words in (
         ("automated", "The assistant worked it alone, from its first line to its last"),
@@ -242,8 +237,10 @@ def _stories(told: Mapping[str, Any]) -> list[dict[str, Any]]:
     ):
         story = told.get(kind)
         if story:
-            who = {"policy": "assistant"} | ({"operator": "assistant"} if kind == "automated" else {})
-            lines = [{"who": who.get(line["who"], line["who"]), "text": line["text"]} for line in story["lines"]]
+            lines = [
+                {"who": "assistant" if line["who"] == "policy" else line["who"], "text": line["text"]}
+                for line in story["lines"]
+            ]
             end = "it was done right" if story["success"] else "it went wrong"
             found.append({"kind": kind, "title": story["title"], "words": f"{words}; {end}.", "lines": lines})
     return found

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
-from importlib.resources import files
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from handrail.envs.errors import HandrailError
+from handrail.experiments.report.parts import part
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -29,41 +27,23 @@ CAUSES = {
 }
 """True causes by the names people know, and in a sentence."""
 
-METHODS = {
-    "probe": "probe critic",
-    "robust": "noise-aware probe critic",
-    "tfidf": "TF-IDF critic",
-    "full": "full critic",
-}
-
 _RANKS = (("auroc", "AUROC"), ("augrc", "AUGRC"))
 
 
-def section(folder: Path) -> Markup | None:
+def section(folder: Path, named: Callable[[str], str]) -> Markup | None:
     """Return the part of a run's report, `None` for a run that has none.
 
     Args:
         folder: the run directory.
+        named: puts a confidence method into words.
 
     Raises:
         HandrailError: its file is damaged.
     """
-    from jinja2 import Environment
-    from markupsafe import Markup
-
-    path = folder / RESULT
-    if not path.is_file():
-        return None
-    try:
-        content = _content(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HandrailError(f"{path} is damaged ({error!r}); restore it, or remove it for a report without") from error
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = files("handrail.experiments.report").joinpath("rejections.html.j2").read_text(encoding="utf-8")
-    return Markup(environment.from_string(template).render(content))
+    return part(folder, RESULT, "rejections.html.j2", lambda told: _content(told, named))
 
 
-def _content(told: Mapping[str, Any]) -> dict[str, Any]:
+def _content(told: Mapping[str, Any], named: Callable[[str], str]) -> dict[str, Any]:
     metrics, methods = told["metrics"], told["methods"]
     causes = []
     for cause, (name, words) in CAUSES.items():
@@ -77,7 +57,7 @@ def _content(told: Mapping[str, Any]) -> dict[str, Any]:
                 "paper": "–" if paper is None else f"{100 * paper:.1f} %",
                 "caught": [_percent(metrics, f"rejections.{cause}.caught.{method}") for method in methods],
                 "examples": [
-                    {**one, "scores": [(METHODS.get(m, m), f"{s:.2f}") for m, s in one["scores"].items()]}
+                    {**one, "scores": [(named(m), f"{s:.2f}") for m, s in one["scores"].items()]}
                     for one in told["examples"]
                     if one["cause"] == cause
                 ],
@@ -85,7 +65,7 @@ def _content(told: Mapping[str, Any]) -> dict[str, Any]:
         )
     rows = [
         {
-            "name": METHODS.get(method, method),
+            "name": named(method),
             "cells": [
                 cell
                 for key, _ in _RANKS
@@ -106,7 +86,7 @@ def _content(told: Mapping[str, Any]) -> dict[str, Any]:
         "rate": _percent(metrics, "rejections.rate"),
         "wrong": _percent(metrics, "rejections.wrong_rate"),
         "causes": causes,
-        "methods": [METHODS.get(method, method) for method in methods],
+        "methods": [named(method) for method in methods],
         "headings": [name for _, name in _RANKS] + ["Precision"],
         "rows": rows,
     }

@@ -35,18 +35,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from handrail.agents.operators.expert import Expert
-from handrail.agents.operators.human import NONE, Person, crew
+from handrail.agents.operators.human import NONE, Person
 from handrail.agents.operators.seat import Staff, crew_staff
 from handrail.agents.operators.verdicts import is_right
 from handrail.agents.policy import PolicyConfig
 from handrail.agents.rollout import Reset, rollout
 from handrail.agents.rules import Moment, Rule, Ruling
+from handrail.agents.simulate import crew_of
 from handrail.agents.transcript import Transcript, TranscriptConfig
 from handrail.algorithms.bootstrap import Interval, mean_interval, paired_difference
 from handrail.algorithms.config import DaggerConfig, SFTConfig
-from handrail.envs.bpm.clock import Seconds
 from handrail.envs.bpm.env import BPMEnv
-from handrail.envs.bpm.load import load_domain
 from handrail.envs.errors import HandrailError
 from handrail.envs.files import atomic_path, write_json
 from handrail.envs.normalize import same_action
@@ -164,7 +163,7 @@ class Trial:
     @cached_property
     def people(self) -> tuple[Person, ...]:
         """Who works at the desk."""
-        return crew(int(self.cfg.people), self.seed, Seconds.of(load_domain(self.cfg.domain).desk.seconds))
+        return crew_of(self.cfg.domain, self.seed, int(self.cfg.people))
 
     def make(self) -> BPMEnv:
         """Return an environment."""

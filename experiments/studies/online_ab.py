@@ -14,6 +14,7 @@ The cases of every stage are drawn from seeds of their own: `first_seed` plus 0,
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ import numpy as np
 from handrail.agents.critic import Case, feedback_verdicts, truths
 from handrail.envs import registry
 from handrail.envs.errors import HandrailError
-from handrail.envs.files import write_json
+from handrail.envs.files import atomic_path, write_json
 from handrail.envs.logs.store import PART_SUFFIX, SessionWriter, load_sessions, merge
 from handrail.envs.schema import Session
 from handrail.experiments import closed_loop, offline
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 ARMS, ONLINE, GATES = "arms", "online.json", "gates.json"
 FEEDBACK = "feedback.parquet"
+_VERDICTS = "critic_feedback"
 _PART = 250
 """Sessions that are kept together: a kill costs at most so many."""
 
@@ -130,14 +132,8 @@ class Study(bpm.Study):
     def fit_feedback_critics(self) -> None:
         """Learn each critic from the verdicts of one part of the feedback."""
         cases = feedback_verdicts(self.feedback["learn"])
-        tracking = "none" if self.cfg.tracking.mode == "none" else "wandb"
-        for name, options in self.cfg.critic.items():
-            module = registry.load(star.CRITICS, str(name), "critic")
-            config = build(module.Config, options, f"critic.{name}")
-            module.fit(
-                self.policy, cases, config, self._critic_folder("critic_feedback", str(name)), self.seed, tracking
-            )
-            self.run.log.info("critic %s has learned %d verdicts", name, len(cases))
+        for name in map(str, self.cfg.critic):
+            self.fit_critic(_VERDICTS, name, cases)
 
     def certify(self) -> None:
         """Choose thresholds on the adjudicated part of the feedback, for critics and confidence proxies alike."""
@@ -189,13 +185,14 @@ class Study(bpm.Study):
         rng = np.random.default_rng(self.seed)
         arms = {path.stem: load_sessions(path) for path in sorted(self.run.file(ARMS).glob("*.parquet"))}
         frame = online.arm_frame(arms)
-        frame.to_parquet(self.run.file("online.parquet"))
+        with atomic_path(self.run.file("online.parquet")) as path:
+            frame.to_parquet(path)
         margins = {
             "success": float(self.cfg.online.success_margin),
             "violation": float(self.cfg.online.violation_margin),
         }
         metrics = online.arm_metrics(frame, margins, rng)
-        metrics |= self._supervised(arms)
+        metrics |= self._calibrated(rng) | self._supervised(arms)
         self.run.write_metrics(metrics)
         write_json(self.run.file(ONLINE), self._told_online(arms))
         write_json(
@@ -234,13 +231,10 @@ class Study(bpm.Study):
     @cached_property
     def staff(self) -> Staff:
         """The people who were logged, now beside the policy."""
-        from handrail.agents.operators.human import crew
         from handrail.agents.operators.seat import crew_staff
-        from handrail.agents.simulate import CREW
-        from handrail.envs.bpm.clock import Seconds
-        from handrail.envs.bpm.load import load_domain
+        from handrail.agents.simulate import crew_of
 
-        people = crew(CREW, self.seed, Seconds.of(load_domain(self.cfg.domain).desk.seconds))
+        people = crew_of(self.cfg.domain, self.seed)
         return crew_staff(people)
 
     @cached_property
@@ -266,18 +260,14 @@ class Study(bpm.Study):
 
     def gate(self, method: str) -> Gate:
         """Return the gate of a method, as it was certified."""
-        import json
-
         from handrail.agents.gate import Gate, refused, stuck
 
-        made = json.loads(self.run.file(GATES).read_text(encoding="utf-8"))[method]
+        made = self._gates()[method]
         return Gate(made["thresholds"], made["pooled"], (refused, stuck), float(self.cfg.gate.audit_share))
 
     def critic(self, name: str) -> Any:
         """Return a critic that has learned from feedback."""
-        return registry.load(star.CRITICS, name, "critic").load(
-            self.policy, self._critic_folder("critic_feedback", name)
-        )
+        return registry.load(star.CRITICS, name, "critic").load(self.policy, self._critic_folder(_VERDICTS, name))
 
     def judged(self, cases: Sequence[Case]) -> pd.DataFrame:
         """Return the decision table of judged suggestions, with `right`: whether each truly was."""
@@ -317,6 +307,29 @@ class Study(bpm.Study):
                     next(progress)
         bar.close()
         return paths
+
+    def _calibrated(self, rng: np.random.Generator) -> dict[str, float]:
+        """Return what the adjudicated sessions say of policy and critics, which have not learned from them."""
+        import pandas as pd
+
+        from handrail.algorithms.bootstrap import mean_interval
+        from handrail.algorithms.selective import put_interval
+
+        frame = pd.read_parquet(self.run.file("decisions.parquet"))
+        metrics = offline.rank_metrics(frame, self.methods, rng)
+        for name, column in (("accepted", "correct"), ("right", "right")):
+            values = frame[column].to_numpy(dtype=float)
+            put_interval(metrics, f"feedback.{name}_rate", mean_interval(values, frame["session_id"].to_numpy(), rng))
+        metrics["feedback.sessions"] = float(frame["session_id"].nunique())
+        metrics["feedback.sessions_right_rate"] = float(frame.groupby("session_id")["right"].all().mean())
+        for method, made in self._gates().items():
+            for one in made["certificates"]:
+                for name in ("automated", "n_errors", "n_sessions"):
+                    metrics[f"gate.{method}.{one['scope'].replace(' ', '_')}.{name}"] = float(one[name])
+        return metrics
+
+    def _gates(self) -> dict[str, Any]:
+        return dict(json.loads(self.run.file(GATES).read_text(encoding="utf-8")))
 
     def _supervised(self, arms: Mapping[str, Sequence[Session]]) -> dict[str, float]:
         """Return what one operator would get done over many sessions of each arm, and what audits say of the gate."""

@@ -25,14 +25,13 @@ import numpy as np
 from handrail.agents.critic import feedback_verdicts, true_cause, truths
 from handrail.agents.operators.verdicts import SHARES
 from handrail.algorithms.bootstrap import Interval, mean_interval
-from handrail.algorithms.selective import accepted, put_interval, rank_intervals, with_prefix
+from handrail.algorithms.selective import accepted, put_interval, with_prefix
 from handrail.envs import registry
 from handrail.envs.errors import HandrailError
 from handrail.envs.files import atomic_path, write_json
 from handrail.envs.logs.store import SessionWriter, load_sessions
 from handrail.envs.schema import Session
 from handrail.experiments import closed_loop, offline
-from handrail.experiments.configs import build
 from handrail.experiments.rundir import RunDirectory
 from handrail.experiments.studies import bpm, star
 
@@ -92,17 +91,14 @@ class Study(bpm.Study):
     def collect(self) -> None:
         """Let the policy suggest and operators judge."""
         from handrail.agents.desk import Desk
-        from handrail.agents.operators.human import crew
         from handrail.agents.operators.seat import crew_staff
         from handrail.agents.rollout import rollout
         from handrail.agents.rules import Copilot
         from handrail.agents.runtime import Runtime
-        from handrail.agents.simulate import CREW
-        from handrail.envs.bpm.clock import Seconds
-        from handrail.envs.bpm.load import load_domain
+        from handrail.agents.simulate import crew_of
 
         options, source = self.cfg.copilot, self.source_cfg
-        people = crew(CREW, int(source.seed), Seconds.of(load_domain(source.domain).desk.seconds))
+        people = crew_of(source.domain, int(source.seed))
         cases = closed_loop.Cases(source.domain, options.sessions, options.first_seed, options.slots)
         desk = Desk(self.policy, constrained=source.constrained, copied=source.copied)
         runtime = Runtime(crew_staff(people), Copilot(), desk)
@@ -115,12 +111,8 @@ class Study(bpm.Study):
     def fit(self) -> None:
         """Learn each critic from the verdicts of one part of the sessions."""
         cases = feedback_verdicts(self.parts["learn"])
-        tracking = "none" if self.cfg.tracking.mode == "none" else "wandb"
-        for name, options in self.cfg.critic.items():
-            module = registry.load(star.CRITICS, str(name), "critic")
-            config = build(module.Config, options, f"critic.{name}")
-            module.fit(self.policy, cases, config, self._critic_folder(_FOLDER, str(name)), self.seed, tracking)
-            self.run.log.info("critic %s has learned %d verdicts", name, len(cases))
+        for name in map(str, self.cfg.critic):
+            self.fit_critic(_FOLDER, name, cases)
 
     def score(self) -> None:
         """Score the suggestions of all sessions that no critic has learned from."""
@@ -245,14 +237,12 @@ def critic_metrics(frame: pd.DataFrame, thresholds: Mapping[str, float], rng: np
     """
     test = frame[frame["split"] == "test"]
     sessions = test["session_id"].to_numpy()
-    metrics: dict[str, float] = {}
+    metrics = offline.rank_metrics(test, thresholds, rng)
     for method, threshold in thresholds.items():
         scores = test[f"score_{method}"].to_numpy(dtype=float)
         runs = accepted(scores, threshold)
         for prefix, column in (("critic_feedback", "correct"), ("critic_truth", "right")):
             outcome = test[column].to_numpy(dtype=bool)
-            for name, interval in rank_intervals(scores, outcome, sessions, rng).items():
-                put_interval(metrics, f"{prefix}.{method}.{name}", interval)
             put_interval(metrics, f"{prefix}.{method}.precision", _share(outcome, runs, sessions, rng))
         metrics[f"critic_truth.{method}.threshold"] = threshold
         put_interval(metrics, f"critic_truth.{method}.coverage", mean_interval(runs, sessions, rng))

@@ -207,17 +207,27 @@ class Study:
         known = source == "critic_recorded_draft"
         train = self.splits["feedback"] if source == "critic" else self.splits["train"] + self.splits["feedback"]
         cases = self.replayed(train) if source == "critic" else recorded_verdicts(train, known)
-        tracking = "none" if self.cfg.tracking.mode == "none" else "wandb"
-        for name, options in self.cfg.critic.items():
-            module = registry.load(CRITICS, str(name), "critic")
-            config = build(module.Config, options, f"critic.{name}")
+        for name in map(str, self.cfg.critic):
             given = cases
             if name in self.cfg.critics_share_views and source != "critic":
                 if known:
                     continue
                 given = cases + [case for case in recorded_verdicts(train, True) if case.draft]
-            module.fit(self.policy, given, config, self._critic_folder(source, str(name)), self.seed, tracking)
-            self.run.log.info("%s: critic %s has learned %d verdicts", source, name, len(given))
+            self.fit_critic(source, name, given)
+
+    def fit_critic(self, source: str, name: str, cases: Sequence[Case]) -> None:
+        """Learn one critic from verdicts.
+
+        Args:
+            source: of the verdicts; names the folder of what is learned.
+            name: of the critic.
+            cases: suggestions with their verdicts.
+        """
+        module = registry.load(CRITICS, name, "critic")
+        config = build(module.Config, self.cfg.critic[name], f"critic.{name}")
+        tracking = "none" if self.cfg.tracking.mode == "none" else "wandb"
+        module.fit(self.policy, cases, config, self._critic_folder(source, name), self.seed, tracking)
+        self.run.log.info("%s: critic %s has learned %d verdicts", source, name, len(cases))
 
     # ---- what evaluation needs ----------------------------------------------------------------------------------
 

@@ -135,3 +135,23 @@ def test_a_step_is_written_the_same_whatever_comes_later() -> None:
         for step in range(len(session.steps)):
             before = transcript.prefix(session, step)
             assert whole[: len(before)] == before
+
+
+def test_a_row_that_is_not_listed_is_written_as_it_is() -> None:
+    """Something said has a name, but as a row of a table it has none until the table shows it."""
+    known = References()
+    known.see((Message("customer", "card 4579-2378"),), BLANK)
+    wrong = Action("select_item", "cards", {"item": "4579-2378"})
+    assert known.named(wrong) == wrong
+
+
+def test_what_is_shown_before_anybody_speaks_keeps_its_name() -> None:
+    """Whatever the first message, it gives no name a second meaning."""
+    table = Control("cards", "table", options=tuple(f"card-{n}" for n in range(20)))
+    state = UIState("desk", None, (table,), {f"cards.card-{n}": "visa" for n in range(20)})
+    for opening in ("hello", "hi there", "good morning", "i lost my card", "a question"):
+        known = References()
+        known.see((), state)
+        known.see((Message("customer", opening + " " + ", ".join(str(n) for n in range(100, 140))),), state)
+        assert len(set(known.names.values())) == len(known.names) == 60
+        assert all(known.meant[name].casefold() == text for text, name in known.names.items())

@@ -50,5 +50,5 @@ def test_a_run_without_the_study_has_no_such_part(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["{", "{}", '{"arms": [], "rows": [], "rounds": 3, "hard": {}}'])
 def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / RESULT).write_text(text)
-    with pytest.raises(HandrailError, match=r"feedback\.json is damaged"):
+    with pytest.raises(HandrailError, match=r"feedback\.json.* is damaged"):
         section(tmp_path)

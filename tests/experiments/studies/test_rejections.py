@@ -127,14 +127,14 @@ def test_a_run_says_why_and_what_is_caught(finished: RunDirectory) -> None:
 
 
 def test_the_section_tells_the_table(finished: RunDirectory, tmp_path: Path) -> None:
-    page = section(finished.path)
+    page = section(finished.path, str.upper)
     assert page is not None
-    for words in ("wrong suggestion", "43.2 %", "noise-aware probe critic", "Operator did", "mock"):
+    for words in ("wrong suggestion", "43.2 %", "ROBUST", "Operator did", "mock"):
         assert words in page
-    assert section(tmp_path) is None
+    assert section(tmp_path, str.upper) is None
     (tmp_path / "rejections.json").write_text("{}")
     with pytest.raises(HandrailError, match="damaged"):
-        section(tmp_path)
+        section(tmp_path, str.upper)
 
 
 def test_resuming_a_finished_run_changes_nothing(finished: RunDirectory, source: Path) -> None:
