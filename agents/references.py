@@ -1,8 +1,9 @@
 """Short names for what can be copied, so that a small model learns to copy in one step.
 
 To enter a number from the chat, a model has to find it and write it digit by digit, each found again in its place. In a
-transcript with references every word of a customer that holds a digit, and every row of a table, is followed by a name,
-and an action that uses it says the name:
+transcript with references every word said that holds a digit, every row of a table and every quantity on the screen is
+followed by a name, and so are words with capitals around a number, such as an address. An action that uses one says
+its name:
 
     <|customer|>the pin is 9925 d4 ref17<|action|>set_field verify.pin<|field|>value<|is|>d4 ref17<|end|>
 
@@ -15,7 +16,14 @@ by its name too. Actions that hold something without a name are written as they 
 Before a name stands a mark, which tells it from others, and an action says the mark as well: choosing is choosing a
 mark, and what followed it is copied, which models learn early. The mark of something said is its shape, letters and
 numbers of digits, and the how manyth of this shape it is (`d4`, then `d4_2`: a field wants one shape, and mostly what
-was said last); that of a row, how many of the words that tell it from other rows were said (`said2`).
+was said last), with `we_` before it if an operator said it; that of a row, how many of the words that tell it from
+other rows were said (`said2`); that of a quantity on the screen, the last part of its control's id.
+
+Decisions often hang on a number being over or under another. Numbers and days on the screen are followed by how they
+compare with the one that the customer said last (`more`, `less`, `same`), and numbers by how many digits they have and
+which is the first (`m31` for 143), which a small model would have to work out digit by digit:
+
+    <|screen|>card.limit = 1500 m41 less limit ref3 ; card.last_used = 2025-03-15 more
 """
 
 from __future__ import annotations
@@ -39,6 +47,10 @@ _WORD = re.compile(r"\w+(?:[-./]\w+)*")
 _DIGIT = re.compile(r"\d")
 _PARTS = re.compile(r"[-./]")
 _RUNS = re.compile(r"\d+|[^\W\d_]+")
+_NUMBER = re.compile(r"(?:0|[1-9]\d*)(?:\.\d+)?")
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+_NAMED = re.compile(r"\S+(?: \S+ ref\d+)+")
+_NAME = re.compile(r" \S+ ref\d+")
 
 
 class References:
@@ -57,6 +69,7 @@ class References:
         self._said: dict[str, str] = {}
         self._row: dict[str, str] = {}
         self._latest: dict[str, tuple[str, int]] = {}
+        self._size: dict[str, float] = {}
         self._tables: dict[tuple[int, tuple[tuple[str, ...], ...]], tuple[tuple[Control, ...], ...]] = {}
 
     def copy(self) -> References:
@@ -64,14 +77,14 @@ class References:
         other = References()
         other.names, other.meant, other._start = dict(self.names), dict(self.meant), self._start
         other._words, other._latest, other._tables = set(self._words), dict(self._latest), self._tables
-        other._said, other._row = dict(self._said), dict(self._row)
+        other._said, other._row, other._size = dict(self._said), dict(self._row), dict(self._size)
         return other
 
     def see(self, events: Sequence[Event], state: UIState) -> tuple[tuple[Event, ...], UIState]:
         """Return what arrived and the screen with names in them; what is new is named."""
         said = tuple(
-            msgspec.structs.replace(event, text=self._written(event.text))
-            if isinstance(event, Message) and event.role == "customer"
+            msgspec.structs.replace(event, text=self._written(event.text, event.role == "customer"))
+            if isinstance(event, Message) and event.role in ("customer", "operator")
             else event
             for event in events
         )
@@ -115,38 +128,63 @@ class References:
             self.names[key], self.meant[name] = name, text
         return name
 
-    def _written(self, text: str) -> str:
+    def _written(self, text: str, customer: bool) -> str:
         if self._start is None:
             self._start = zlib.crc32(text.encode())
         parts: list[str] = []
         run: list[str] = []
+        phrase: list[re.Match[str]] = []
         end = 0
         for match in _WORD.finditer(text):
             word, between = match.group(), text[end : match.start()]
-            if run and (between != " " or not _DIGIT.search(word)):
-                self._close(run, parts)
+            number = _DIGIT.search(word) is not None
+            if run and (between != " " or not number):
+                self._close(run, parts, customer)
+            capital = word[0].isupper()
+            if between not in (" ", ", ") or not (number or capital):
+                self._end(phrase, text, parts, customer)
             parts.append(between)
             parts.append(word)
+            if number or capital:
+                phrase.append(match)
             end = match.end()
-            self._words.add(_key(word))
-            if _DIGIT.search(word):
+            if customer:
+                self._words.add(_key(word))
+                if (measured := _measure(word)) is not None:
+                    self._size[measured[0]] = measured[1]
+            if number:
                 run.append(word)
-                parts.append(self._mentioned(word))
-        self._close(run, parts)
+                parts.append(self._mentioned(word, _shape(word), customer))
+        self._close(run, parts, customer)
+        self._end(phrase, text, parts, customer)
         return "".join([*parts, text[end:]])
 
-    def _close(self, run: list[str], parts: list[str]) -> None:
+    def _close(self, run: list[str], parts: list[str], customer: bool) -> None:
         """Name several numbers that stand together as one as well: account and telephone numbers come in groups."""
         if len(run) > 1:
-            parts.append(self._mentioned(" ".join(run)))
+            text = " ".join(run)
+            parts.append(self._mentioned(text, _shape(text), customer))
         run.clear()
 
-    def _mentioned(self, text: str) -> str:
-        """Return the name of something said, after its shape and how many things of this shape were said before it."""
+    def _end(self, phrase: list[re.Match[str]], text: str, parts: list[str], customer: bool) -> None:
+        """Name words with capitals and numbers that stand together, if there are at least two and one of them."""
+        numbers = sum(_DIGIT.search(match.group()) is not None for match in phrase)
+        if numbers and len(phrase) - numbers > 1:
+            parts.append(self._mentioned(text[phrase[0].start() : phrase[-1].end()], "phrase", customer))
+        phrase.clear()
+
+    def _mentioned(self, text: str, shape: str, customer: bool) -> str:
+        """Return the name of something said, after its shape and how many things of this shape were said before it.
+
+        What the customer had said keeps its mark when the operator repeats it.
+        """
         name = self._given(text)
         if name is None:
             return ""
-        shape = _shape(text)
+        if not customer:
+            shape = f"we_{shape}"
+            if name in self._said:
+                return f" {self._said[name]} {name}"
         last, count = self._latest.get(shape, ("", 0))
         if last != name:
             count += 1
@@ -159,17 +197,39 @@ class References:
         values: dict[str, Arg] = {}
         for control, value in state.values.items():
             name = self._name(value)
-            # What was entered is written as in the action that entered it.
-            if name is None:
+            if control not in inputs:
+                values[control] = self._told(control, value, name)
+            elif name is None:
                 values[control] = value
             else:
-                values[control] = (
-                    f"{self._said.get(name, '')} {name}".strip() if control in inputs else f"{value} {name}"
-                )
+                # What was entered is written as in the action that entered it.
+                values[control] = f"{self._said.get(name, '')} {name}".strip()
         for table in state.controls:
             if table.kind == "table":
                 values.update(self._rows(table, state.values))
         return msgspec.structs.replace(state, controls=self._offered(state), values=values)
+
+    def _told(self, control: str, value: Arg, name: str | None) -> Arg:
+        """Return a value that the screen tells, with its size, how it compares with what was said, and its name."""
+        text = str(normalize_value(value))
+        measured = None if isinstance(value, bool) else _measure(text)
+        if measured is None:
+            return value if name is None else f"{value} {name}"
+        kind, size = measured
+        marks = [str(value)]
+        if kind == "number":
+            digits = str(int(size))
+            marks.append(f"m{len(digits)}{digits[0]}")
+        if kind in self._size:
+            said = self._size[kind]
+            marks.append("same" if size == said else "more" if size > said else "less")
+        if name is None and kind == "number" and len(text) > 1:
+            name = self._given(text)
+            if name is not None:
+                self._said[name] = control.rpartition(".")[2]
+        if name is not None:
+            marks.append(f"{self._said.get(name, '')} {name}".strip())
+        return " ".join(marks)
 
     def _rows(self, table: Control, values: Mapping[str, Arg]) -> Iterator[tuple[str, Arg]]:
         """Yield the rows of a table with their names, and before it how much of what tells them apart was said."""
@@ -221,6 +281,25 @@ def refer(session: Session) -> tuple[Session, list[References]]:
         at.append(known.copy())
         steps.append(msgspec.structs.replace(step, events=events, state=state, action=known.named(step.action)))
     return msgspec.structs.replace(session, steps=tuple(steps)), at
+
+
+def named_parts(text: str) -> str:
+    """Return what has a name in a text, with the names."""
+    return " ".join(_NAMED.findall(text))
+
+
+def unnamed(text: str) -> str:
+    """Return a text without the names in it."""
+    return _NAME.sub("", text)
+
+
+def _measure(word: str) -> tuple[str, float] | None:
+    """Return the kind and size of a number or a day; numbers that begin with a zero are no quantities."""
+    if _NUMBER.fullmatch(word):
+        return "number", float(word)
+    if _DAY.fullmatch(word):
+        return "day", float(word.replace("-", ""))
+    return None
 
 
 def _key(text: str) -> str:

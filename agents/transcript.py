@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from handrail.agents.references import References, refer
+from handrail.agents.references import References, named_parts, refer, unnamed
 from handrail.envs.errors import HandrailError
 from handrail.envs.normalize import normalize_value
 from handrail.envs.schema import Action, Constraint, Control, Event, Message, Session, Step, UIState
@@ -273,6 +273,9 @@ class Transcript:
         for event in events:
             if said is not None and self._repeats(event, said):
                 said = None
+                # The template's id says what was said, but not which numbers.
+                if self.config.references and isinstance(event, Message) and (named := named_parts(event.text)):
+                    yield Span(f"{OPERATOR}{escape(named)}", index)
                 continue
             yield Span(self._event(event), index)
         if before is not None:
@@ -291,7 +294,8 @@ class Transcript:
         """Tell whether a message is the one the action before it sent, which the transcript holds already."""
         if not isinstance(event, Message) or event.role != "operator":
             return False
-        return said.args.get("text") == event.text or (said.tool == "send_reply" and not self.config.replies)
+        text = unnamed(event.text) if self.config.references else event.text
+        return said.args.get("text") == text or (said.tool == "send_reply" and not self.config.replies)
 
     def _event(self, event: Event) -> str:
         if isinstance(event, Message):

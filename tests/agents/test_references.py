@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from handrail.agents.references import NAMES, References, refer
+from handrail.agents.references import NAMES, References, named_parts, refer, unnamed
 from handrail.agents.simulate import simulate
 from handrail.agents.transcript import Transcript, TranscriptConfig
 from handrail.envs.normalize import same_action
@@ -66,7 +66,7 @@ def test_rows_are_named_and_values_that_are_the_same_as_something_said() -> None
         "cards.4579-2378": f"visa · 12.50 · active said2 {first}",
         "cards.4120-1751": f"visa · lost said0 {second}",
         "pin": f"d4 {name}",
-        "years": f"9925.0 {name}",
+        "years": f"9925.0 m49 more d4 {name}",
     }
     assert state.controls == (Control("cards", "table", options=(f"said2 {first}", f"said0 {second}")), pin)
     assert known.named(Action("select_item", "cards", {"item": "4120-1751"})).args == {"item": f"said0 {second}"}
@@ -83,11 +83,60 @@ def test_what_all_rows_show_tells_nothing() -> None:
     assert state.values["cards.2222"] == f"visa · lost said1 {known.names['2222']}"
 
 
-def test_only_what_customers_say_is_named() -> None:
+def test_what_operators_say_is_told_apart_and_does_not_say_which_row() -> None:
     known = References()
-    message = Message("operator", "we refunded 60.72")
-    assert known.see((message,), BLANK)[0] == (message,)
-    assert not known.names
+    events = (Message("customer", "card 1183"), Message("operator", "At most 2500 for 1183, then?"))
+    (_, offered), _ = known.see(events, BLANK)
+    most, card = known.names["2500"], known.names["1183"]
+    assert isinstance(offered, Message)
+    assert offered.text == f"At most 2500 we_d4 {most} for 1183 d4 {card}, then?"
+    assert named_parts(offered.text) == f"2500 we_d4 {most} 1183 d4 {card}"
+    assert unnamed(offered.text) == "At most 2500 for 1183, then?"
+    table = Control("cards", "table", options=("1183", "2500"))
+    _, state = known.see((), UIState("desk", None, (table,), {"cards.1183": "visa", "cards.2500": "visa"}))
+    assert state.values == {"cards.1183": f"visa said1 {card}", "cards.2500": f"visa said0 {most}"}
+
+
+@pytest.mark.parametrize(
+    ("text", "phrase"),
+    [
+        ("i now live at Cliff Road 35, 23366 Foxdale since may", "cliff road 35, 23366 foxdale"),
+        ("It's Stone Bridge 16, 26501 Redcliff.", "stone bridge 16, 26501 redcliff"),
+        ("write to 12 High Street, London, please", "12 high street, london"),
+        ("PIN 9925", None),
+        ("Vera Walsh, that's her", None),
+    ],
+)
+def test_an_address_is_one_thing(text: str, phrase: str | None) -> None:
+    known = References()
+    (event,), _ = known.see((Message("customer", text),), BLANK)
+    assert isinstance(event, Message)
+    assert [name for name in known.names if " " in name] == ([phrase] if phrase else [])
+    if phrase:
+        assert f" phrase {known.names[phrase]}" in event.text
+        written = known.named(Action("set_field", "address", {"value": phrase.title()}))
+        assert written.args == {"value": f"phrase {known.names[phrase]}"}
+
+
+def test_quantities_on_the_screen_are_compared_with_what_was_said_last() -> None:
+    known = References()
+    known.see((Message("customer", "2500 a month, no, 2400, since 2025-03-20"),), BLANK)
+    values = {"card.limit": 1500, "card.most": 2500.0, "card.same": 2400, "card.day": "2025-03-15", "card.open": True}
+    values |= {"card.uses": 3, "card.phone": "0830 55", "card.kind": "credit", "card.rest": "0.75"}
+    _, state = known.see((), UIState("cards", None, (), values))
+    limit, most, rest = (known.names[text] for text in ("1500", "2500", "0.75"))
+    assert state.values == {
+        "card.limit": f"1500 m41 less limit {limit}",
+        "card.most": f"2500.0 m42 more d4 {most}",
+        "card.same": f"2400 m42 same d4_2 {known.names['2400']}",
+        "card.day": "2025-03-15 less",
+        "card.open": True,
+        "card.uses": "3 m13 less",
+        "card.phone": "0830 55",
+        "card.kind": "credit",
+        "card.rest": f"0.75 m10 less rest {rest}",
+    }
+    assert known.named(Action("set_field", "amount", {"value": 1500})).args == {"value": f"limit {limit}"}
 
 
 def test_what_has_no_name_is_written_as_it_is() -> None:
