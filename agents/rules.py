@@ -108,15 +108,20 @@ class Copilot:
 
 @dataclass(frozen=True)
 class Selective:
-    """The gate's confident steps run alone, the rest goes to the operator as a suggestion.
+    """The gate's confident steps run alone, the rest goes to the operator as a suggestion, if it is likely right.
+
+    Operators wave some wrong suggestions through, and no certificate of what runs alone says anything of those: it is
+    safer to be silent than to suggest what is probably wrong.
 
     Attributes:
         gate: decides.
         confidence: of a suggestion, higher is surer; stands in place of the critic's score if it is given.
+        shown: critical suggestions with a lower score are not shown; the operator acts by themself.
     """
 
     gate: Gate
     confidence: Callable[[Suggestion], float] | None = None
+    shown: float = -math.inf
     suggests: ClassVar[bool] = True
     labels: ClassVar[bool] = False
 
@@ -124,6 +129,8 @@ class Selective:
         """Return what the gate decides."""
         score = moment.score if self.confidence is None else self.confidence(moment.suggestion)
         made = self.gate.decide(moment.issue, moment.observation, moment.action, moment.critical, score, moment.rng)
+        if made.reason == "low_confidence" and score < self.shown:
+            return Ruling("operator", "not_shown")
         return Ruling("run" if made.execute else "review", made.reason, made.probability)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 REASONS = {
     "low_confidence": "not sure enough",
+    "not_shown": "probably wrong, not shown",
     "not_certified": "issue not certified",
     "guardrail": "guardrail",
     "audit": "random audit",

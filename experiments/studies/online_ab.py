@@ -139,6 +139,7 @@ class Study(bpm.Study):
         """Choose thresholds on the adjudicated part of the feedback, for critics and confidence proxies alike."""
         from dataclasses import asdict
 
+        from handrail.algorithms.certify import certify
         from handrail.algorithms.session_risk import certify_issues, certify_sessions, session_table
 
         gate = self.cfg.gate
@@ -154,6 +155,10 @@ class Study(bpm.Study):
                 found = [certify_sessions(table, gate.alpha, gate.delta)]
                 gates[method] = {"thresholds": {}, "pooled": found[0].threshold}
             gates[method]["certificates"] = [_finite(asdict(one)) for one in found]
+            # What the operator has the last word on needs no certificate per session; none at all shows nothing.
+            shown = certify(frame[f"score_{method}"], frame["right"], gate.shown_precision, gate.delta)
+            gates[method]["shown"] = shown.threshold
+            self.run.log.info("%s, suggestions to show: %s", method, shown.reason)
             for one in found:
                 self.run.log.info("%s, %s: %s", method, one.scope, one.reason)
         self.run.write_decisions(frame)
@@ -168,9 +173,9 @@ class Study(bpm.Study):
         for method in self.methods:
             name = SELECTIVE if method == self.cfg.certify.method else f"{SELECTIVE}_{method}"
             if method in self.cfg.critic:
-                rules[name] = Selective(self.gate(method)), method
+                rules[name] = Selective(self.gate(method), shown=self.shown(method)), method
             else:
-                rules[name] = Selective(self.gate(method), self.proxies[method]), None
+                rules[name] = Selective(self.gate(method), self.proxies[method], self.shown(method)), None
         for name, (rule, critic) in rules.items():
             started = time.monotonic()
             parts = self.play(name, rule, critic, _ONLINE, cfg.cases)
@@ -264,6 +269,11 @@ class Study(bpm.Study):
 
         made = self._gates()[method]
         return Gate(made["thresholds"], made["pooled"], (refused, stuck), float(self.cfg.gate.audit_share))
+
+    def shown(self, method: str) -> float:
+        """Return the least score of a critical suggestion that operators are shown."""
+        threshold = self._gates()[method]["shown"]
+        return math.inf if threshold is None else float(threshold)
 
     def critic(self, name: str) -> Any:
         """Return a critic that has learned from feedback."""

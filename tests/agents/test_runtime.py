@@ -127,6 +127,18 @@ def test_what_it_defers_is_reviewed_and_the_policy_goes_on_from_there() -> None:
         assert reasons == {"low_confidence", "non_critical"}
 
 
+def test_what_is_probably_wrong_is_not_shown() -> None:
+    """The scripted critic gives every critical suggestion 0.4."""
+    for shown, unseen in ((0.4, False), (0.41, True)):
+        for session in worked(Selective(Gate(pooled=0.5), shown=shown), Scripted(), Sure(0.4)):
+            critical = [step for step in session.steps if step.critical]
+            assert critical
+            for step in critical:
+                assert step.actor == "operator"
+                assert (step.feedback is None) is unseen
+                assert session.hidden["runtime"][step.index]["reason"] == ("not_shown" if unseen else "low_confidence")
+
+
 def test_the_outcome_tells_what_the_operator_spent_their_time_on() -> None:
     for session in worked(Selective(Gate(pooled=0.5)), Scripted(), Sure(0.4)):
         spent = session.outcome["active"]

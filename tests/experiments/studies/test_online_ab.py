@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from handrail import cli
@@ -83,6 +84,11 @@ def test_thresholds_come_from_sessions_no_critic_learned_from(finished: RunDirec
     assert set(rows["session_id"]) <= set(sessions[30:])
     gates = json.loads(finished.file(online_ab.GATES).read_text())
     assert set(gates) == {"probe", "margin"}
+    frame = pd.read_parquet(finished.file("decisions.parquet"))
+    for method, gate in gates.items():
+        if gate["shown"] is not None:
+            shown = frame.loc[frame[f"score_{method}"] >= gate["shown"], "right"]
+            assert shown.mean() >= 0.9
 
 
 def test_the_report_opens_with_the_arms(finished: RunDirectory) -> None:
