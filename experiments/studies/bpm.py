@@ -85,17 +85,14 @@ class Study(star.Study):
         cfg = self.cfg.closed_loop
         cases = closed_loop.Cases(self.cfg.domain, cfg.cases, cfg.first_seed, cfg.slots)
         played: dict[str, list[Played]] = {}
-        seconds: dict[str, float] = {}
         for name in map(str, cfg.actors):
-            played[name], seconds[name] = closed_loop.play(
-                cases, self.actor(name), _bar(f"{name} works alone", cfg.cases)
-            )
+            played[name], seconds = closed_loop.play(cases, self.actor(name), _bar(f"{name} works alone", cfg.cases))
             self.run.log.info(
                 "%s: %.1f %% of %d cases done right, %.1f s",
                 name,
                 100 * float(np.mean([bool(p.info["success"]) for p in played[name]])),
                 cfg.cases,
-                seconds[name],
+                seconds,
             )
         rng = np.random.default_rng(self.seed)
         # People drawn anew in each case: the policy imitates several, and one pair may be more alike than most.
@@ -104,7 +101,6 @@ class Study(star.Study):
         frame = closed_loop.outcome_frame(played)
         frame.to_parquet(self.run.file("closed_loop.parquet"))
         metrics = closed_loop.outcome_metrics(frame, "closed_loop", rng)
-        metrics |= {f"closed_loop.{name}.seconds": value for name, value in seconds.items()}
         for end, value in zip(("", ".ci_low", ".ci_high"), ceiling, strict=True):
             metrics[f"experts.agreement{end}"] = float(value)
         self.run.write_metrics(metrics)

@@ -116,9 +116,10 @@ class Study(bpm.Study):
             self.run.write_metrics({f"loop.{one.number}.{name}": value for name, value in one.metrics.items()})
 
     def judge_policy(self) -> None:
-        """Compare the policy with the log on sessions nothing was learned from."""
-        test = {"test": self.splits["test"]}
-        frame = offline.policy_frame(test, self.suggestions_alone(test["test"]), {}, {})
+        """Compare policy and baselines with the log on sessions nothing was learned from."""
+        test = self.splits["test"]
+        baselines = self.baseline_suggestions(test)
+        frame = offline.policy_frame({"test": test}, self.suggestions_alone(test), baselines, {})
         self.run.write_metrics(offline.policy_metrics(frame, np.random.default_rng(self.seed)))
 
     def collect_feedback(self) -> None:
@@ -409,7 +410,9 @@ def run(cfg: DictConfig, run: RunDirectory) -> None:
     study.prepare()
     study.stage("policy", study.train_policy)
     study.stage("loop", study.loop)
+    study.stage("baselines", study.fit_baselines)
     study.stage("held_out", study.judge_policy)
+    study.stage("closed_loop", study.work_alone)
     study.stage("feedback", study.collect_feedback)
     study.stage("critic", study.fit_feedback_critics)
     study.stage("certify", study.certify)

@@ -30,11 +30,21 @@ SMALL = [
     "critic=[probe]",
     "critic.probe.inverse_regularisation=[0.01]",
     "confidence=[margin]",
+    "closed_loop.cases=4",
     "online.cases=8",
     "threads=1",
 ]
 
-STAGES = ("simulate", "train_policy", "loop", "judge_policy", "collect_feedback", "fit_feedback_critics", "certify")
+STAGES = (
+    "simulate",
+    "train_policy",
+    "loop",
+    "judge_policy",
+    "work_alone",
+    "collect_feedback",
+    "fit_feedback_critics",
+    "certify",
+)
 """Methods of the study before which a run is stopped; parts of the arms come on top."""
 
 
@@ -73,21 +83,20 @@ def test_the_contracts_metrics_are_there(finished: RunDirectory) -> None:
             assert f"online.{arm}.{name}" in metrics
     assert metrics["online.human.automation_rate"] == 0
     assert metrics["online.human.interventions_per_session"] == 1
-    assert 0 <= metrics["policy.action_accuracy"] <= 1
+    for key in ("policy.action_accuracy", "baseline.backoff.action_accuracy", "experts.agreement"):
+        assert 0 <= metrics[key] <= 1
+    assert metrics["closed_loop.expert.success_rate"] == 1
 
 
 def test_thresholds_come_from_sessions_no_critic_learned_from(finished: RunDirectory) -> None:
-    import pandas as pd
-
     rows = pd.read_parquet(finished.file("decisions.parquet"))
     sessions = [s.id for s in load_sessions(finished.file(online_ab.FEEDBACK))]
     assert set(rows["session_id"]) <= set(sessions[30:])
     gates = json.loads(finished.file(online_ab.GATES).read_text())
     assert set(gates) == {"probe", "margin"}
-    frame = pd.read_parquet(finished.file("decisions.parquet"))
     for method, gate in gates.items():
         if gate["shown"] is not None:
-            shown = frame.loc[frame[f"score_{method}"] >= gate["shown"], "right"]
+            shown = rows.loc[rows[f"score_{method}"] >= gate["shown"], "right"]
             assert shown.mean() >= 0.9
 
 
@@ -112,7 +121,7 @@ def test_a_lost_part_of_an_arm_is_worked_again_and_nothing_else(finished: RunDir
 def test_a_run_stopped_anywhere_ends_like_one_that_was_not(
     finished: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Eleven stops: before every stage, and in the middle of the feedback and of three arms."""
+    """Twelve stops: before every stage, and in the middle of the feedback and of three arms."""
     folder = tmp_path / "run"
     hit: set[str] = set()
 
@@ -134,7 +143,7 @@ def test_a_run_stopped_anywhere_ends_like_one_that_was_not(
         stops += 1
         assert stops < 20
         status = cli.main(["run", "experiment=online_ab", f"resume={folder}"])
-    assert stops >= 11
+    assert stops >= 12
     again = RunDirectory.open(folder)
     assert again.metrics == finished.metrics
     for arm in ("human", "copilot", "selective"):
