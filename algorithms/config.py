@@ -83,8 +83,7 @@ class DaggerConfig:
         rule: who acts and what is labelled, a name of `handrail.algorithms.dagger.RULES`.
         options: of the rule.
         replay: share of the base logs that each retraining reads again, drawn anew, in [0, 1].
-        sft: how each retraining goes on from the last weights: shorter and slower than training from nothing, and
-            with corrections weighed up.
+        sft: how each retraining goes on from the last weights: shorter and slower than training from nothing.
     """
 
     rounds: int = 3
@@ -94,9 +93,7 @@ class DaggerConfig:
     options: dict[str, Any] = field(default_factory=dict)
     replay: float = 0.5
     sft: SFTConfig = field(
-        default_factory=lambda: SFTConfig(
-            TrainingConfig(learning_rate=1e-3, matrix_learning_rate=0.007), corrected_weight=3.0
-        )
+        default_factory=lambda: SFTConfig(TrainingConfig(learning_rate=3e-4, matrix_learning_rate=0.002))
     )
 
     def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ _ARMS = {
     "first": "the first policy",
     "logs": "more plain logs",
     "copilot": "corrections of a copilot",
-    "equal_weights": "the same, not weighed up",
+    "weighted": "the same, corrections weighed up",
 }
 _MEASURES = {
     "success_rate": ("Cases done right, alone", "The policy works the cases alone, to their ends."),

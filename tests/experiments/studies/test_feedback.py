@@ -31,7 +31,7 @@ SMALL = [
     "sft.training.epochs=1",
     "dagger.rounds=2",
     "dagger.sessions=3",
-    "~arms.equal_weights",
+    "~arms.weighted",
     "hard.cases=6",
     "hard.least=1",
     "judge.cases=3",
