@@ -6,13 +6,15 @@ recomputes the statistic; here a redrawn sample is never built: it is a vector o
 that is a function of sums (a rate, a histogram over scores, a curve) costs one matrix product.
 
 Intervals are percentile intervals. With fewer than two sessions the spread is unknown and the bounds are NaN, rather
-than an interval of width zero. `clusters=None` says that rows are independent; then only distinct rows are drawn
-(a multinomial over them), which makes a million rows as cheap as a thousand.
+than an interval of width zero. `clusters=None` says that rows are independent; where rows are of few kinds, only the
+kinds are drawn (a multinomial over them), which makes a million rows as cheap as a thousand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +26,8 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 _CHUNK = 4_000_000
+_ROWS_A_KIND = 8
+"""Rows a kind from which a multinomial draw over the kinds is cheaper than a draw for every row."""
 
 
 class Interval(NamedTuple):
@@ -53,9 +57,10 @@ def draw_counts(count: int, resamples: int, rng: np.random.Generator) -> FloatAr
     Returns:
         (resamples, count) whole numbers as float64; each row sums to `count`.
     """
-    picks = rng.integers(count, size=(resamples, count))
-    picks += count * np.arange(resamples)[:, None]
-    return np.bincount(picks.reshape(-1), minlength=resamples * count).reshape(resamples, count).astype(np.float64)
+    counts = np.empty((resamples, count))
+    for row, picks in zip(counts, rng.integers(count, size=(resamples, count)), strict=True):
+        row[:] = np.bincount(picks, minlength=count)
+    return counts
 
 
 def percentile_bounds(draws: npt.ArrayLike, level: float = 0.95) -> tuple[float, float]:
@@ -66,6 +71,21 @@ def percentile_bounds(draws: npt.ArrayLike, level: float = 0.95) -> tuple[float,
         return float("nan"), float("nan")
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def p_value(differences: npt.ArrayLike) -> float:
+    """Two-sided bootstrap p-value of "no difference", from resampled differences (b,).
+
+    Twice the share of resamples on the rarer side of 0, each side counting one resample more (Davison & Hinkley 1997,
+    section 4.4), so it lies in [2/(b + 1), 1] and is below 1 − level about where the percentile interval leaves out 0.
+    NaN if over half of the differences are undefined.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    defined = values[~np.isnan(values)]
+    if len(defined) == 0 or 2 * len(defined) < len(values):
+        return float("nan")
+    rarer = min(int((defined <= 0).sum()), int((defined >= 0).sum()))
+    return min(1.0, 2 * (rarer + 1) / (len(defined) + 1))
 
 
 def ratio_interval(
@@ -181,47 +201,77 @@ def cluster_interval(
     return Interval(estimate, *percentile_bounds(draws, level))
 
 
+@dataclass(frozen=True)
+class Cells:
+    """What of the rows a statistic needs: which of `count` cells each one falls in.
+
+    Attributes:
+        index: (n,) cell of each row, in [0, count).
+        count: number of cells.
+    """
+
+    index: IntArray
+    count: int
+
+
 def resampled_histograms(
-    cells: npt.ArrayLike,
-    n_cells: int,
+    cells: Sequence[Cells],
     clusters: npt.ArrayLike | None,
     rng: np.random.Generator,
     *,
     resamples: int,
-) -> Iterator[FloatArray]:
-    """Histograms of the rows over cells, one a resample.
+) -> Iterator[list[FloatArray]]:
+    """Histograms of the rows over cells, one a resample; several ways to divide the rows share the resamples.
 
     Every tie-aware score statistic is a function of such a histogram (cells = score × correct or not), so this is
-    all that resampling a curve, an AUROC or an AURC takes.
+    all that resampling a curve, an AUROC or an AURC takes, and two scores of the same rows are compared in pairs.
+    Cost: one draw a cluster and one addition a row, each per resample.
 
     Args:
-        cells: (n,) cell of each row, in [0, n_cells).
-        n_cells: number of cells.
+        cells: one or more divisions of the same n rows.
         clusters: (n,) session ids, or None for independent rows.
         rng: source of the resamples.
         resamples: number of resamples in all.
 
     Yields:
-        (b, n_cells) counts, b chosen to bound memory; nothing if there are fewer than two clusters.
+        for each division (b, count) numbers of rows, b chosen to bound memory; nothing if there are fewer than two
+        clusters.
     """
-    index = np.asarray(cells, dtype=np.int64).reshape(-1)
-    if clusters is None:
-        counts = np.bincount(index, minlength=n_cells)
-        n = int(counts.sum())
-        if n < 2:
-            return
-        for size in _chunks(resamples, n_cells):
-            yield rng.multinomial(n, counts / n, size=size).astype(np.float64)
-        return
     from scipy.sparse import csr_array
 
-    codes, count = cluster_codes(clusters)
-    if count < 2:
+    index = np.stack([one.index for one in cells])
+    n, shares = index.shape[1], None
+    if clusters is not None:
+        codes, units = cluster_codes(clusters)
+    else:
+        codes, units = _kinds(cells)
+        if units * _ROWS_A_KIND < n:
+            # One row stands for all of its kind, and is drawn as often as they are.
+            shares = np.bincount(codes, minlength=units) / n
+            _, rows = np.unique(codes, return_index=True)
+            index, codes = index[:, rows], np.arange(units)
+        else:
+            codes, units = np.arange(n), n
+    if (units if shares is None else n) < 2:
         return
-    by_cell = csr_array((np.ones(len(index)), (index, codes)), shape=(n_cells, count))
+    edges = np.cumsum([0, *(one.count for one in cells)])
+    places = (index + edges[:-1, None]).reshape(-1)
+    by_cell = csr_array(
+        (np.ones(len(places)), (places, np.tile(codes, len(cells)))), shape=(int(edges[-1]), units), dtype=np.float64
+    )
     by_cell.sum_duplicates()
-    for size in _chunks(resamples, max(n_cells, count)):
-        yield np.ascontiguousarray((by_cell @ draw_counts(count, size, rng).T).T)
+    for size in _chunks(resamples, max(int(edges[-1]), units)):
+        drawn = draw_counts(units, size, rng) if shares is None else rng.multinomial(n, shares, size=size)
+        found = np.ascontiguousarray((by_cell @ np.ascontiguousarray(drawn.T, dtype=np.float64)).T)
+        yield [found[:, low:high] for low, high in itertools.pairwise(edges)]
+
+
+def _kinds(cells: Sequence[Cells]) -> tuple[IntArray, int]:
+    """Number the kinds of rows: rows of one kind fall in the same cells everywhere."""
+    codes, count = np.zeros(len(cells[0].index), dtype=np.int64), 1
+    for one in cells:
+        codes, count = cluster_codes(codes * one.count + one.index)
+    return codes, count
 
 
 def _resampled_sums(
@@ -230,7 +280,8 @@ def _resampled_sums(
     """Column sums (b, k) of resampled rows (n, k)."""
     if clusters is None:
         distinct, cells = np.unique(rows, axis=0, return_inverse=True)
-        for counts in resampled_histograms(cells, len(distinct), None, rng, resamples=resamples):
+        kinds = Cells(cells.reshape(-1).astype(np.int64), len(distinct))
+        for (counts,) in resampled_histograms([kinds], None, rng, resamples=resamples):
             yield counts @ distinct
         return
     codes, count = cluster_codes(clusters)

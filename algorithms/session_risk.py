@@ -1,6 +1,6 @@
 """Thresholds with a certificate about whole sessions: with probability 1 − delta, at most a share alpha goes wrong.
 
-`certify` speaks of steps and takes them as independent. A customer meets a session, and errors of one session go
+`certify` speaks of steps: of all that run, so many are right. A customer meets a session, and errors of one session go
 together. Here the unit is the session: at a threshold t it is *in error* if any of its wrong steps has a score of at
 least t, so that it would have run alone. Sessions are independent, however their steps hang together.
 
@@ -25,13 +25,14 @@ with at least one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from handrail.algorithms.certify import binomial_tail, required_steps
+from handrail.algorithms.group_certificates import GroupCertificates, Trial, certify_all
 from handrail.algorithms.selective import check_level
 from handrail.envs.errors import HandrailError
 
@@ -108,37 +109,6 @@ class SessionCertificate:
     further: int
     reason: str
     scope: str = "all"
-
-
-@dataclass(frozen=True)
-class IssueCertificates:
-    """Certificates that all hold at once with probability 1 − delta.
-
-    Attributes:
-        own: issue -> its certificate, for issues with enough sessions to stand for themselves.
-        pool: the certificate of all other issues together, None if there is none.
-        pooled_issues: the issues it speaks of.
-    """
-
-    own: Mapping[str, SessionCertificate]
-    pool: SessionCertificate | None
-    pooled_issues: tuple[str, ...]
-
-    @property
-    def thresholds(self) -> dict[str, float | None]:
-        """Issue -> threshold, None where nothing could be certified: `agents.gate.Gate.thresholds`."""
-        return {issue: one.threshold for issue, one in self.own.items()} | dict.fromkeys(
-            self.pooled_issues, self.pooled
-        )
-
-    @property
-    def pooled(self) -> float | None:
-        """The pool's threshold: `agents.gate.Gate.pooled`.
-
-        `thresholds` has the pool's issues already. A gate that is given `pooled` too applies it to issues that no
-        calibration session had, of which the certificate says nothing.
-        """
-        return None if self.pool is None else self.pool.threshold
 
 
 def session_table(
@@ -250,53 +220,42 @@ def certify_sessions(
 
 
 def certify_issues(
-    table: SessionTable, alpha: float, delta: float = 0.05, *, min_sessions: int | None = None
-) -> IssueCertificates:
+    table: SessionTable, alpha: float, delta: float = 0.05, *, min_size: int | None = None
+) -> GroupCertificates[SessionCertificate]:
     """Certify each issue by itself where it has enough sessions, and all others together.
 
-    All certificates hold at once with probability 1 − delta: delta is split evenly over them (Bonferroni). Which issues
-    stand for themselves depends on numbers of sessions only. An issue that could not be certified is not pooled: easy
-    issues would vouch for it. The pool's certificate promises its share over the pool, not in each of its issues.
+    All certificates hold at once with probability 1 − delta; how it is spent: `group_certificates`. An issue that could
+    not be certified is not pooled: easy issues would vouch for it.
 
     Args:
         table: calibration sessions with their issues.
         alpha: share of sessions that may go wrong, in (0, 1), the same for all.
         delta: accepted chance that any certificate is wrong, in (0, 1).
-        min_sessions: sessions that an issue needs to stand for itself; by default as many as can be certified with one
+        min_size: sessions that an issue needs to stand for itself; by default as many as can be certified with one
             session in error at its share of `delta`.
+
+    Returns:
+        The certificates, a mapping from every issue to its own or the pool's.
 
     Raises:
         HandrailError: `alpha` or `delta` is out of range.
     """
     check_level("alpha", alpha)
     check_level("delta", delta)
-    names, sizes = np.unique(table.issues, return_counts=True)
-    order = np.lexsort((names, -sizes))
-    alone, share = _standing(sizes[order], alpha, delta, min_sessions)
-    own = {
-        str(name): certify_sessions(_part(table, table.issues == name), alpha, share, scope=str(name))
-        for name in sorted(names[order[:alone]])
-    }
-    rest = tuple(sorted(map(str, names[order[alone:]])))
-    if not rest:
-        return IssueCertificates(own, None, ())
-    scope = f"pool of {len(rest)} issues with fewer sessions"
-    pool = certify_sessions(_part(table, np.isin(table.issues, rest)), alpha, share, scope=scope)
-    return IssueCertificates(own, replace(pool, reason=f"{pool.reason} ({scope})"), rest)
 
+    def needed(level: float) -> int:
+        return required_steps(1 - alpha, level, errors=1) if min_size is None else min_size
 
-def _standing(sizes: IntArray, alpha: float, delta: float, min_sessions: int | None) -> tuple[int, float]:
-    """Return how many of the largest issues stand for themselves, and the level of each certificate.
+    def prepare(issues: Sequence[str], scope: str, _: float) -> Trial[SessionCertificate]:
+        part = _part(table, np.isin(table.issues, issues))
 
-    Fewer certificates have a larger share of delta and need fewer sessions, so the largest number that has enough is
-    sought from above.
-    """
-    for alone in range(len(sizes), 0, -1):
-        share = delta / (alone + (alone < len(sizes)))
-        needed = required_steps(1 - alpha, share, errors=1) if min_sessions is None else min_sessions
-        if sizes[alone - 1] >= needed:
-            return alone, share
-    return 0, delta
+        def trial(level: float) -> tuple[SessionCertificate, bool]:
+            found = certify_sessions(part, alpha, level, scope=scope)
+            return found, found.threshold is not None and found.threshold == part.grid[-1]
+
+        return trial
+
+    return certify_all(*np.unique(table.issues, return_counts=True), delta, needed, prepare)
 
 
 def _part(table: SessionTable, chosen: npt.NDArray[np.bool_]) -> SessionTable:

@@ -272,7 +272,12 @@ def verdict_metrics(
             targets=targets,
         )
         certificates[name] = certify_targets(
-            known[column], known["correct"], targets=targets, delta=delta, starts=starts
+            known[column],
+            known["correct"],
+            targets=targets,
+            delta=delta,
+            starts=starts,
+            sessions=known["session_id"].to_numpy(),
         )
         metrics |= certified_metrics(
             key, certificates[name], new[column], new["correct"], new["session_id"].to_numpy(), rng

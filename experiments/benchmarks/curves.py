@@ -1,4 +1,4 @@
-"""`handrail curves` on a file of a million scores: wall clock and peak memory of the whole command."""
+"""`handrail curves` on a million scores, 1,000 draws of whole sessions: wall clock and peak memory of the command."""
 
 from __future__ import annotations
 
@@ -49,13 +49,14 @@ def measure(options: Options, rows: int = ROWS) -> Iterator[Measurement | Skippe
 
 
 def write_scores(path: Path, rows: int) -> None:
-    """Write `rows` calibrated scores: uniform on [0, 1], right with that probability. Seeded."""
+    """Write `rows` calibrated scores, uniform on [0, 1] and right with that probability, in sessions of ten. Seeded."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     rng = np.random.default_rng(0)
     scores = rng.random(rows)
-    pq.write_table(pa.table({"score": scores, "correct": rng.random(rows) < scores}), path)
+    session = np.char.add("s", (np.arange(rows) // 10).astype(str))
+    pq.write_table(pa.table({"session": session, "score": scores, "correct": rng.random(rows) < scores}), path)
 
 
 def _run(scratch: Path) -> tuple[float, float]:
@@ -64,7 +65,8 @@ def _run(scratch: Path) -> tuple[float, float]:
     home = str(Path(next(iter(handrail.__path__))).parent)
     path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
     peak = scratch / "peak"
-    command = [sys.executable, "-P", "-c", _CHILD, str(peak), "scores=scores.parquet", "score=score", "correct=correct"]
+    columns = ["scores=scores.parquet", "score=score", "correct=correct", "cluster=session", "resamples=1000"]
+    command = [sys.executable, "-P", "-c", _CHILD, str(peak), *columns]
     start = time.perf_counter()
     done = subprocess.run(
         command, cwd=scratch, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False

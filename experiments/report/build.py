@@ -38,7 +38,7 @@ from handrail.algorithms.selective import (
 )
 from handrail.envs.errors import HandrailError
 from handrail.envs.files import write_text
-from handrail.experiments.report import feedback, online, plots, rejections, supervision
+from handrail.experiments.report import certificates, feedback, online, plots, rejections, supervision
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -361,6 +361,7 @@ def build_report(run_path: Path) -> Path:
         "supervision": _supervision(metrics),
         "feedback": feedback.section(folder),
         "rejections": rejections.section(folder, _method_name),
+        "certificates": certificates.section(folder, _picture),
         "examples": _grouped(_read_json(folder / "examples.json", [])),
         "provenance": _read_json(folder / "provenance.json", {}),
         "config": configuration.read_text(encoding="utf-8") if configuration.is_file() else "",
@@ -386,6 +387,7 @@ def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("supervision", "One operator, many sessions", content["supervision"]),
         ("feedback", feedback.TITLE, content["feedback"]),
         ("rejections", rejections.TITLE, content["rejections"]),
+        (certificates.ANCHOR, certificates.TITLE, content["certificates"]),
         ("answer", "The answer", content["headline"]),
         ("asked", "What was asked", summary.get("question")),
         ("alone", "Working alone", content["desks"]),

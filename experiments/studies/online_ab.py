@@ -157,7 +157,13 @@ class Study(bpm.Study):
                 gates[method] = {"thresholds": {}, "pooled": found[0].threshold}
             gates[method]["certificates"] = [_finite(asdict(one)) for one in found]
             # What the operator has the last word on needs no certificate per session; none at all shows nothing.
-            shown = certify(frame[f"score_{method}"], frame["right"], gate.shown_precision, gate.delta)
+            shown = certify(
+                frame[f"score_{method}"],
+                frame["right"],
+                gate.shown_precision,
+                gate.delta,
+                sessions=frame["session_id"].to_numpy(),
+            )
             gates[method]["shown"] = shown.threshold
             self.run.log.info("%s, suggestions to show: %s", method, shown.reason)
             for one in found:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handrail.algorithms import certify as module
+from handrail.algorithms.betting import p_values
 from handrail.algorithms.certify import (
     binomial_tail,
     certified_metrics,
@@ -191,9 +193,103 @@ def test_groups_stand_for_themselves_or_share() -> None:
     assert found["small"] is found["tiny"]
     assert found["small"].n_calibration == 120
     assert found["small"].threshold == 1.0
-    assert "2 groups with fewer than 93" in found["small"].scope
-    alone = certify_groups(np.ones(920), correct, groups, 0.95, min_steps=1)
+    assert found["small"].scope == "pool of 2 small groups"
+    alone = certify_groups(np.ones(920), correct, groups, 0.95, min_size=1)
     assert alone["tiny"].n_calibration == 60
+
+
+def test_the_first_set_may_have_errors_where_steps_are_enough() -> None:
+    """93 steps certify 95 % with one error, 124 with two, 153 with three (exact tails); 612 is four times the last.
+
+    With 612 steps the first set has 153 and three errors among the first ten do no harm; with 600 the first set has
+    124, and with three errors it fails.
+    """
+    assert [required_steps(0.95, 0.05, errors) for errors in (1, 2, 3)] == [93, 124, 153]
+    for n, expected in ((612, 612), (600, None)):
+        correct = np.ones(n)
+        correct[[2, 5, 8]] = 0
+        found = certify(-np.arange(n, dtype=float), correct, 0.95)
+        assert (found.n_accepted if found.threshold is not None else None) == expected
+        assert found.n_accepted == (expected or 124)
+
+
+def test_how_many_further_steps_would_suffice() -> None:
+    """Three errors among 124 steps: 153 steps may have three. 40 right steps lack 19 of the 59."""
+    correct = np.ones(600)
+    correct[[2, 5, 8]] = 0
+    found = certify(-np.arange(600, dtype=float), correct, 0.95)
+    assert (found.threshold, found.further) == (None, 153 - 124)
+    assert "29 further accepted steps would do if none of them is wrong" in found.reason
+    assert certify(np.arange(40), np.ones(40), 0.95).further == 19
+    assert certify(np.arange(59), np.ones(59), 0.95).further == 0
+
+
+def test_sessions_of_five_right_steps_count_once() -> None:
+    """58 sessions of five right steps are worth 58 independent steps, one too few; 59 are enough."""
+    for count in (58, 59):
+        names = np.repeat([f"session {k}" for k in range(count)], 5)
+        found = certify(np.zeros(5 * count), np.ones(5 * count), 0.95, sessions=names)
+        assert (found.threshold is not None) == (count == 59)
+        assert found.n_sessions == count
+    none = certify(np.zeros(290), np.ones(290), 0.95, sessions=np.repeat(np.arange(58), 5))
+    assert (none.n_accepted, none.further) == (0, 5)
+    assert "worth at most 58 independent ones" in none.reason
+    assert "takes 59" in none.reason
+    assert certify(np.zeros(290), np.ones(290), 0.95).threshold == 0.0
+
+
+def test_certificate_with_sessions_is_that_of_the_bet() -> None:
+    rng = np.random.default_rng(3)
+    names = rng.integers(300, size=1500)
+    correct = rng.random(1500) < 0.85
+    scores = rng.normal(size=1500) + 2.5 * correct
+    found = certify(scores, correct, 0.95, sessions=names)
+    chosen = scores >= found.threshold
+    assert (found.n_accepted, found.n_errors) == (chosen.sum(), (~correct[chosen]).sum())
+    again = p_values(names[chosen], correct[chosen], [chosen.sum()], 0.95, 0.05)
+    assert found.p_value == pytest.approx(again[0])
+    assert found.p_value <= 0.05
+    # Neither the order of the rows nor the names of the sessions matter.
+    order = rng.permutation(1500)
+    other = certify(scores[order], correct[order], 0.95, sessions=[f"s{name}" for name in names[order]])
+    assert replace(other, p_value=found.p_value) == found
+    assert other.p_value == pytest.approx(found.p_value)
+    assert found.coverage <= certify(scores, correct, 0.95).coverage
+
+
+def test_a_cap_helps_where_one_session_is_far_larger() -> None:
+    """One of 101 sessions has 60 steps, the others one: uncapped, all right, they are worth 1 + 100 · 0.0172 steps."""
+    names = np.r_[np.arange(100), np.full(60, 100)]
+    assert certify(np.zeros(160), np.ones(160), 0.95, sessions=names).threshold is None
+    capped = certify(np.zeros(160), np.ones(160), 0.95, sessions=names, cap=1)
+    assert capped.threshold == 0.0
+    assert 0.95**101 <= capped.p_value <= 0.05
+
+
+def test_further_sessions_are_told() -> None:
+    rng = np.random.default_rng(0)
+    names = np.repeat(np.arange(100), 3)
+    found = certify(rng.random(300), rng.random(300) < 0.93, 0.95, sessions=names)
+    assert found.threshold is None
+    assert found.n_accepted > 0
+    assert found.further > 0
+    assert f"({found.further} accepted steps)" in found.reason
+    empty = certify([-math.inf] * 3, [1, 1, 1], 0.95, sessions=["a", "b", "c"])
+    assert (empty.threshold, empty.further) == (None, 59)
+
+
+def test_groups_with_sessions_need_enough_sessions() -> None:
+    """120 sessions of the big group, 10 of each of the small ones; 93 would stand alone at delta 0.05, more at half."""
+    groups = np.repeat(["big", "one", "two"], [600, 50, 50])
+    names = np.repeat(np.arange(140), 5)
+    assert required_steps(0.95, 0.025, errors=1) <= 120
+    found = certify_groups(np.ones(700), np.ones(700), groups, 0.95, sessions=names)
+    assert list(found.own) == ["big"]
+    assert found["big"].n_sessions == 120
+    assert found["big"].delta == 0.025
+    # The big group is certified for all its steps, so the pool has all of delta; 20 sessions are too few all the same.
+    assert found.pool is not None
+    assert (found.pool.n_sessions, found.pool.delta, found.pool.threshold) == (20, 0.05, None)
 
 
 def test_metrics_of_certificates() -> None:
@@ -224,6 +320,9 @@ def test_metrics_of_certificates() -> None:
         (lambda: certify([1], [1], 0.9, grid_size=0), "grid_size"),
         (lambda: certify([math.nan], [1], 0.9), "NaN"),
         (lambda: certify_groups([1], [1], ["a", "b"], 0.9), "2 groups"),
+        (lambda: certify([1], [1], 0.9, sessions=["a", "b"]), "1 scores but 2 session ids"),
+        (lambda: certify([1], [1], 0.9, sessions=["a"], cap=0), "cap is 0"),
+        (lambda: certify([1], [1], 0.9, cap=3), "with sessions"),
     ],
 )
 def test_mistakes_are_told(call, words: str) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, brier_score_loss, f1_score, roc_auc_score
 
-from handrail.algorithms import selective
+from handrail.algorithms import selective, summaries
 from handrail.algorithms.bootstrap import cluster_interval
 from handrail.envs.errors import HandrailError
 
@@ -96,7 +96,8 @@ def test_weights_are_repetitions(case: list[tuple[int, bool]], data: st.DataObje
 )
 def test_edge_cases(correct: list[bool], auroc: float, auprc: float, aurc: float, augrc: float) -> None:
     found = selective.rank_statistics(np.arange(len(correct), dtype=float), correct)
-    expected = {"auroc": auroc, "auprc": auprc, "aurc": aurc, "augrc": augrc}
+    eaurc = math.nan if math.isnan(aurc) else 0.0
+    expected = {"auroc": auroc, "auprc": auprc, "aurc": aurc, "eaurc": eaurc, "augrc": augrc}
     assert found == pytest.approx(expected, nan_ok=True)
 
 
@@ -105,14 +106,41 @@ def test_one_score_for_all_is_one_point() -> None:
     curve = selective.coverage_curve(scores, correct)
     assert curve.coverage.tolist() == [1.0]
     assert curve.precision.tolist() == [0.75]
+    # An ideal ranking errs in the last of four steps only: AURC 1/4 · 1/4.
     assert selective.rank_statistics(scores, correct) == pytest.approx(
-        {"auroc": 0.5, "auprc": 0.75, "aurc": 0.25, "augrc": 0.125}
+        {"auroc": 0.5, "auprc": 0.75, "aurc": 0.25, "eaurc": 0.1875, "augrc": 0.125}
     )
 
 
+def test_excess_by_hand() -> None:
+    # Ideal: three right, then risks 1/4 and 2/5, so (1/4 + 2/5) / 5 of the area is not to be avoided.
+    assert selective.eaurc(SCORES, CORRECT) == pytest.approx((0 + 2 / 3 + 1 / 4 + 2 / 5) / 5 - (1 / 4 + 2 / 5) / 5)
+    assert selective.eaurc([5, 4, 3, 2, 1], [1, 1, 1, 0, 0]) == pytest.approx(0)
+
+
+def test_risk_at_coverage_by_hand() -> None:
+    # A fifth is reached by the first step; two fifths only by three, since the middle two are tied.
+    for coverage, risk in ((0.2, 0), (0.4, 1 / 3), (0.6, 1 / 3), (0.61, 1 / 4), (0.8, 1 / 4), (1.0, 2 / 5)):
+        assert selective.risk_at_coverage(SCORES, CORRECT, coverage) == pytest.approx(risk)
+    # Seven of ten steps are reached by seven, whatever 0.7 · 10 is in floating point.
+    assert selective.risk_at_coverage(np.arange(10), [1, 1, 1, 0, 1, 1, 1, 1, 1, 1], 0.7) == pytest.approx(1 / 7)
+    assert math.isnan(selective.risk_at_coverage([0.5, -np.inf], [1, 1], 0.8))
+    assert math.isnan(selective.risk_at_coverage([], [], 0.8))
+    with pytest.raises(HandrailError, match="coverage is 80"):
+        selective.risk_at_coverage([0.5], [1], 80)
+
+
 def test_ece_by_hand() -> None:
-    # Two bins: (0, 0.5] holds 0.5 and 0.1 (mean 0.3, half right), (0.5, 1] holds 0.9 (wrong).
-    assert selective.ece([0.5, 0.1, 0.9], [1, 0, 0], bins=2) == pytest.approx(2 / 3 * 0.2 + 1 / 3 * 0.9)
+    # Two bins of equal width: (0, 0.5] holds 0.5 and 0.1 (mean 0.3, half right), (0.5, 1] holds 0.9 (wrong).
+    assert selective.ece([0.5, 0.1, 0.9], [1, 0, 0], bins=2, equal_mass=False) == pytest.approx(
+        2 / 3 * 0.2 + 1 / 3 * 0.9
+    )
+    # Two of equal mass: 0.1 and 0.2 (mean 0.15, none right), 0.3 and 0.9 (mean 0.6, half right).
+    assert selective.ece([0.2, 0.9, 0.1, 0.3], [0, 1, 0, 0], bins=2) == pytest.approx(0.5 * 0.15 + 0.5 * 0.1)
+    # Tied steps stay together: the middle of 0.2 lies in the first half, so 0.9 is alone in the second.
+    assert selective.ece([0.2, 0.2, 0.2, 0.9], [0, 0, 1, 1], bins=2) == pytest.approx(
+        0.75 * abs(0.2 - 1 / 3) + 0.25 * 0.1
+    )
     assert selective.ece([0.0, 1.0], [0, 1]) == 0.0
     assert math.isnan(selective.ece([], []))
 
@@ -182,7 +210,7 @@ def test_fast_intervals_agree_with_recomputing(monkeypatch: pytest.MonkeyPatch) 
     scores = np.round(rng.normal(size=600) + correct, 2)
     clusters = rng.integers(60, size=600)
     fast = selective.rank_intervals(scores, correct, clusters, np.random.default_rng(4), resamples=2000)
-    monkeypatch.setattr(selective, "MAX_BLOCKS", 100)
+    monkeypatch.setattr(summaries, "MAX_BLOCKS", 100)
     merged = selective.rank_intervals(scores, correct, clusters, np.random.default_rng(5), resamples=2000)
     for name in ("auroc", "auprc", "aurc", "augrc"):
         slow = cluster_interval(
@@ -242,8 +270,10 @@ def test_metric_keys() -> None:
         targets=(0.95,),
         resamples=200,
     )
-    ranged = ("auroc", "auprc", "aurc", "augrc", "coverage_at_precision_95", "coverage_at_precision_95.precision")
-    plain = ("brier", "ece", "f1", "coverage_at_precision_95.threshold")
+    ranged = ["auroc", "auprc", "aurc", "eaurc", "augrc", "brier", "ece"]
+    ranged += ["coverage_at_precision_95", "coverage_at_precision_95.precision"]
+    ranged += [f"risk_at_coverage_{coverage}" for coverage in (50, 80, 90)]
+    plain = ("f1", "coverage_at_precision_95.threshold")
     expected = {f"critic.x.{key}{end}" for key in ranged for end in ("", ".ci_low", ".ci_high")}
     assert set(found) == expected | {f"critic.x.{key}" for key in plain}
     for key in ranged:

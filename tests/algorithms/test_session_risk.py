@@ -114,10 +114,10 @@ def test_issues_stand_for_themselves_or_share() -> None:
     assert found.own["big"].delta == pytest.approx(level)
     assert found.own["big"].threshold == 0.5
     assert found.own["bad"].threshold is None
-    assert found.pooled_issues == ("small", "tiny")
+    assert found.pooled_groups == ("small", "tiny")
     assert found.pool is not None
     assert (found.pool.n_sessions, found.pool.threshold) == (50, 0.5)
-    assert "pool of 2 issues" in found.pool.reason
+    assert found.pool.scope == "pool of 2 small groups"
     assert found.thresholds == {"big": 0.5, "bad": None, "small": 0.5, "tiny": 0.5}
     gate = Gate(thresholds=found.thresholds, pooled=found.pooled)
     assert gate.thresholds["bad"] is None
@@ -127,12 +127,12 @@ def test_issues_stand_for_themselves_or_share() -> None:
 def test_delta_is_split_over_as_few_certificates_as_there_are() -> None:
     one = certify_issues(sessions_of([-math.inf] * 80, [0.5], ["only"] * 80), 0.1, 0.05)
     assert one.own["only"].delta == 0.05
-    assert (one.pool, one.pooled, one.pooled_issues) == (None, None, ())
+    assert (one.pool, one.pooled, one.pooled_groups) == (None, None, ())
     small = certify_issues(sessions_of([-math.inf] * 60, [0.5], ["a", "b", "c"] * 20), 0.1, 0.05)
     assert small.own == {}
     assert small.pool is not None
     assert (small.pool.delta, small.pool.n_sessions) == (0.05, 60)
-    asked = certify_issues(sessions_of([-math.inf] * 60, [0.5], ["a", "b", "c"] * 20), 0.1, 0.05, min_sessions=20)
+    asked = certify_issues(sessions_of([-math.inf] * 60, [0.5], ["a", "b", "c"] * 20), 0.1, 0.05, min_size=20)
     assert set(asked.own) == {"a", "b", "c"}
     assert asked.own["a"].delta == pytest.approx(0.05 / 3)
 

@@ -7,17 +7,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from handrail.cli import main as command
 from handrail.envs.errors import HandrailError
-from handrail.experiments.curves import Options, main, read_scores
+from handrail.experiments.curves import main
 
 
 def table(n: int = 3000, seed: int = 1) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     correct = rng.random(n) < 0.85
-    score = 1 / (1 + np.exp(-(rng.normal(size=n) + 2.5 * correct)))
+    noise = rng.normal(size=(2, n))
+    p, q = 1 / (1 + np.exp(-(noise + np.array([[2.5], [1.0]]) * correct)))
     sessions = [f"s{i:03d}" for i in rng.integers(n // 10, size=n)]
     issue = rng.choice(["bank", "hotel", "rare"], n, p=[0.6, 0.385, 0.015])
-    return pd.DataFrame({"session": sessions, "issue": issue, "p": score, "right": correct.astype(int), "note": "x,y"})
+    return pd.DataFrame(
+        {"session": sessions, "issue": issue, "p": p, "q": q, "right": correct.astype(int), "note": "x,y"}
+    )
 
 
 def split_by_row(frame: pd.DataFrame) -> pd.DataFrame:
@@ -58,91 +62,95 @@ def test_report_metrics_and_last_line(files, tmp_path, capsys) -> None:
     assert metrics["certified.95.precision"] == pytest.approx(test.right[test.p >= threshold].mean())
     assert metrics["certified.95.delta"] == 0.05
     assert metrics["rows_calibration"] == metrics["rows_test"] == 1500
+    assert metrics["resamples"] == 1000
+    for key in ("auroc", "auprc", "aurc", "eaurc", "augrc", "brier", "ece", "risk_at_coverage_80"):
+        assert metrics[f"{key}.ci_low"] <= metrics[key] <= metrics[f"{key}.ci_high"]
     curves = json.loads((out / "curves.json").read_text())
-    assert curves["certificates"]["0.95"]["threshold"] == threshold
-    assert curves["groups"]["bank"]["certificate"]["scope"] == "bank"
-    assert curves["groups"]["rare"]["certificate"]["scope"].startswith("pool")
-    assert curves["groups"]["rare"]["coverage"]["estimate"] == 0.0
-    assert curves["curve"]["coverage"][-1] == 1.0
-    assert curves["curve"]["precision"][-1] == pytest.approx(test.right.mean())
+    (found,) = curves["scores"].values()
+    assert found["certificates"]["0.95"]["threshold"] == threshold
+    assert found["groups"]["bank"]["certificate"]["scope"] == "bank"
+    assert found["groups"]["rare"]["certificate"]["scope"].startswith("pool")
+    assert found["groups"]["rare"]["coverage"]["estimate"] == 0.0
+    bank = test[test.issue == "bank"]
+    certified = bank.p >= found["groups"]["bank"]["certificate"]["threshold"]
+    assert found["groups"]["bank"]["rows_test"] == len(bank)
+    assert found["groups"]["bank"]["coverage"]["estimate"] == pytest.approx(certified.mean())
+    assert found["groups"]["bank"]["precision"]["estimate"] == pytest.approx(bank.right[certified].mean())
+    assert found["groups"]["bank"]["correct"]["estimate"] == pytest.approx(bank.right.mean())
+    assert found["curve"]["coverage"][-1] == 1.0
+    assert found["curve"]["precision"][-1] == pytest.approx(test.right.mean())
+    assert curves["differences"] == {}
 
 
 def test_csv_and_parquet_say_the_same_and_so_does_a_second_run(files, tmp_path) -> None:
-    arguments = ("score=p", "correct=right", "cluster=session", "resamples=50")
+    arguments = ("score=p", "correct=right", "cluster=session", "group=issue", "resamples=50")
     found = [
         run(f"scores={path}", *arguments, out=tmp_path / str(number))
         for number, path in enumerate((files["csv"], files["parquet"], files["csv"]))
     ]
     assert found[0] == found[2]
     assert found[0] == pytest.approx(found[1])
+    assert (tmp_path / "0" / "report.html").read_text() == (tmp_path / "2" / "report.html").read_text()
 
 
-def test_without_split_sessions_stay_whole(files, tmp_path) -> None:
-    options = Options(scores=files["csv"], score="p", correct="right", cluster="session")
-    data = read_scores(options)
-    assert data.clusters is not None
-    assert not set(data.clusters[data.calibration]) & set(data.clusters[data.test])
-    assert 0.4 < data.calibration.mean() < 0.6
-    shuffled = tmp_path / "shuffled.csv"
-    order = np.random.default_rng(0).permutation(3000)
-    split_by_row(table()).iloc[order].to_csv(shuffled, index=False)
-    again = read_scores(Options(scores=shuffled, score="p", correct="right", cluster="session"))
-    assert (again.calibration == data.calibration[order]).all()
+def test_two_scores_are_compared_in_pairs(files, tmp_path) -> None:
+    arguments = (f"scores={files['parquet']}", "correct=right", "cluster=session", "group=issue", "resamples=300")
+    both = run(*arguments, "score=p,q", out=tmp_path / "both")
+    for name in ("p", "q"):
+        alone = run(*arguments, f"score={name}", out=tmp_path / name)
+        assert {key: both[f"{name}.{key}"] for key in ("auroc", "augrc", "certified.90.coverage")} == {
+            key: pytest.approx(alone[key]) for key in ("auroc", "augrc", "certified.90.coverage")
+        }
+    for key in ("auroc", "augrc", "coverage_at_precision_95", "certified.90.coverage"):
+        difference = both[f"difference.q.{key}"]
+        assert difference == pytest.approx(both[f"q.{key}"] - both[f"p.{key}"])
+        assert both[f"difference.q.{key}.ci_low"] <= difference <= both[f"difference.q.{key}.ci_high"]
+    # The second score is made far worse: all 300 resamples agree.
+    assert both["difference.q.auroc.p_value"] == pytest.approx(2 / 301)
+    assert both["difference.q.auroc.ci_high"] < 0
+    page = (tmp_path / "both" / "report.html").read_text()
+    assert "less p" in page
+    assert "p&nbsp;=&nbsp;0.0066" in page
 
 
-def test_row_split_has_nothing_to_do_with_rows_drawn_from_the_same_seed(tmp_path) -> None:
-    rng = np.random.default_rng(0)
-    frame = pd.DataFrame({"right": rng.random(4000) < 0.5, "p": 0.5})
-    frame.to_csv(tmp_path / "s.csv")
-    data = read_scores(Options(scores=tmp_path / "s.csv", score="p", correct="right", seed=0))
-    # The standard error is 0.011.
-    assert data.correct[data.calibration].mean() == pytest.approx(0.5, abs=0.06)
-
-
-def test_missing_scores_count_as_deferred(tmp_path, capsys) -> None:
+def test_missing_scores_count_as_deferred_when_told(tmp_path, capsys) -> None:
     frame = split_by_row(table())
     frame.loc[frame.part == "test", "p"] = frame.p.where(np.arange(3000) % 4 == 1, np.nan)
     frame.to_csv(tmp_path / "s.csv", index=False)
-    metrics = run(f"scores={tmp_path / 's.csv'}", "score=p", "correct=right", "split=part", out=tmp_path / "out")
+    arguments = (f"scores={tmp_path / 's.csv'}", "score=p", "correct=right", "split=part")
+    with pytest.raises(HandrailError, match=r"row 4: the score is empty or NaN.*missing=defer"):
+        run(*arguments, out=tmp_path / "out")
+    metrics = run(*arguments, "missing=defer", out=tmp_path / "out")
     assert metrics["rows_without_score"] == 750
     assert "750 rows have no score" in capsys.readouterr().err
     assert metrics["certified.90.coverage"] < 0.5
 
 
-def test_rows_of_other_splits_are_left_out_and_counted(tmp_path) -> None:
-    frame = split_by_row(table())
-    frame.loc[:99, "part"] = "train"
+def test_groups_without_rows_in_a_part_are_told(tmp_path, capsys) -> None:
+    frame = split_by_row(table(600))
+    frame.loc[frame.part == "test", "issue"] = "only_test"
+    frame.loc[0, "issue"] = "only_calibration"
     frame.to_csv(tmp_path / "s.csv", index=False)
-    data = read_scores(Options(scores=tmp_path / "s.csv", score="p", correct="right", split="part"))
-    assert data.counts["rows_left_out"] == 100
-    assert not (data.calibration | data.test)[:100].any()
+    arguments = (f"scores={tmp_path / 's.csv'}", "score=p", "correct=right", "split=part", "group=issue")
+    run(*arguments, "resamples=20", out=tmp_path / "out")
+    said = capsys.readouterr().err
+    assert "without calibration rows: issue only_test" in said
+    assert "without test rows: issue bank, hotel, only_calibration, rare" in said
+    (found,) = json.loads((tmp_path / "out" / "curves.json").read_text())["scores"].values()
+    assert found["groups"]["only_test"]["certificate"] is None
+    assert found["groups"]["only_test"]["coverage"]["estimate"] == 0.0
+    assert found["groups"]["bank"]["rows_test"] == 0
+    assert found["groups"]["bank"]["coverage"]["estimate"] is None
+    assert "No calibration rows." in (tmp_path / "out" / "report.html").read_text()
 
 
-@pytest.mark.parametrize("words", [("true", "false"), ("True", "False"), ("1.0", "0.0"), ("yes", "no")])
-def test_words_for_right_and_wrong(tmp_path, words) -> None:
-    rows = "".join(f"0.{i % 10},{words[i % 2]}\n" for i in range(40))
-    (tmp_path / "s.csv").write_text("p,right\n" + rows)
-    data = read_scores(Options(scores=tmp_path / "s.csv", score="p", correct="right"))
-    assert data.correct.tolist() == [i % 2 == 0 for i in range(40)]
-
-
-@pytest.mark.parametrize(
-    ("text", "arguments", "message"),
-    [
-        ("score_a,right\n0.5,1\n", {"score": "scorea"}, "no column 'scorea'; did you mean score_a"),
-        ("p,right\n0.5,maybe\n", {}, "'right' holds 'maybe'; expected 0 or 1"),
-        ("p,right\n0.5,\n0.5,1\n", {}, "1 rows of column 'right' are empty"),
-        ("p,right\nhigh,1\n", {}, "cannot be read.*high"),
-        ("p,right\n", {}, "no rows"),
-        ("p,right\n0.5,1\n0.6,1\n", {"split": "p"}, "0 calibration and 0 test rows.*'0.5'"),
-        ("", {}, "cannot be read"),
-    ],
-)
-def test_mistakes_are_told(tmp_path, text, arguments, message) -> None:
-    (tmp_path / "s.csv").write_text(text)
-    options = Options(**{"scores": tmp_path / "s.csv", "score": "p", "correct": "right", **arguments})
-    with pytest.raises(HandrailError, match=message):
-        read_scores(options)
+def test_names_from_the_table_do_no_harm_in_the_page(tmp_path) -> None:
+    frame = table(400).rename(columns={"p": "<b>p & q</b>"}).assign(issue="<script>alert(1)</script>")
+    frame.to_csv(tmp_path / "s.csv", index=False)
+    run(f"scores={tmp_path / 's.csv'}", "score=<b>p & q</b>", "correct=right", "group=issue", out=tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<script>" not in page
+    assert "&lt;b&gt;p &amp; q&lt;/b&gt;" in page
 
 
 @pytest.mark.parametrize(
@@ -150,31 +158,72 @@ def test_mistakes_are_told(tmp_path, text, arguments, message) -> None:
     [
         ("delta=2", "delta=2"),
         ("target=0.9,95", "target=95"),
+        ("target=", "target= is empty"),
         ("resamples=0", "resamples=0"),
         ("scores=no.csv", "no.csv"),
+        ("score=p,p", "score=p,p; expected one to 8 different columns"),
+        ("score=p q,p_q", "names that differ in letters"),
+        ("missing=drop", "missing='drop' is not one of error, defer"),
+        ("group=session", "column 'session': 2,000 different values; expected at most 1,000 groups"),
+        ("out={csv}", "is a file; expected a folder"),
     ],
 )
-def test_options_out_of_range(files, argument, message) -> None:
-    arguments = {"scores": str(files["csv"]), "score": "p", "correct": "right"}
-    key, value = argument.split("=", 1)
+def test_options_out_of_range(tmp_path, argument, message) -> None:
+    path = tmp_path / "scores.csv"
+    table(20_000).to_csv(path, index=False)
+    arguments = {"scores": str(path), "score": "p", "correct": "right"}
+    key, value = argument.format(csv=path).split("=", 1)
     with pytest.raises(HandrailError, match=message):
         main([f"{name}={text}" for name, text in {**arguments, key: value}.items()])
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_with_a_run_is_refused_before_any_work(files, tmp_path) -> None:
+    arguments = ("score=p", "correct=right", "resamples=10")
+    run(f"scores={files['csv']}", *arguments, out=tmp_path / "out")
+    with pytest.raises(HandrailError, match="already holds a run"):
+        main([f"scores={tmp_path / 'absent.csv'}", *arguments, f"out={tmp_path / 'out'}"])
 
 
 def test_nothing_certified_is_an_answer(tmp_path, capsys) -> None:
     table(200).to_csv(tmp_path / "s.csv", index=False)
-    metrics = run(f"scores={tmp_path / 's.csv'}", "score=p", "correct=right", "target=0.99", out=tmp_path / "out")
+    arguments = ["curves", f"scores={tmp_path / 's.csv'}", "score=p", "correct=right", "target=0.99"]
+    assert command([*arguments, f"out={tmp_path / 'out'}"]) == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["certified.99.coverage"] == 0.0
     assert "certified.99.threshold" not in metrics
     assert "cannot be certified" in capsys.readouterr().err
+    assert "not certified" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_one_session_gives_a_curve_without_intervals(tmp_path) -> None:
+    split_by_row(table(400)).assign(session="only").to_csv(tmp_path / "s.csv", index=False)
+    metrics = run(
+        f"scores={tmp_path / 's.csv'}",
+        "score=p",
+        "correct=right",
+        "cluster=session",
+        "split=part",
+        out=tmp_path / "out",
+    )
+    assert 0.5 < metrics["auroc"] <= 1
+    assert not [key for key in metrics if key.endswith("ci_low")]
+
+
+def test_all_right_is_an_answer(tmp_path) -> None:
+    table(400).assign(right=1).to_csv(tmp_path / "s.csv", index=False)
+    metrics = run(f"scores={tmp_path / 's.csv'}", "score=p", "correct=right", out=tmp_path / "out")
+    assert metrics["aurc"] == metrics["augrc"] == 0
+    assert "auroc" not in metrics
 
 
 @pytest.mark.slow
 def test_a_million_rows(tmp_path) -> None:
     table(1_000_000).to_parquet(tmp_path / "s.parquet")
     metrics = run(
-        f"scores={tmp_path / 's.parquet'}", "score=p", "correct=right", "cluster=session", out=tmp_path / "out"
+        f"scores={tmp_path / 's.parquet'}", "score=p,q", "correct=right", "cluster=session", out=tmp_path / "out"
     )
+    assert metrics["resamples"] == 1000
     # Intervals of the AUROC over half a million rows are narrow: the resampling saw them all.
-    assert metrics["auroc.ci_high"] - metrics["auroc.ci_low"] < 0.01
-    assert metrics["certified.95.precision"] > 0.945
+    assert metrics["p.auroc.ci_high"] - metrics["p.auroc.ci_low"] < 0.01
+    assert metrics["p.certified.95.precision"] > 0.945

@@ -61,7 +61,7 @@ def decisions(sessions: int, accuracy: float, rng: np.random.Generator) -> pd.Da
     return frame
 
 
-def write_run(folder: Path, sessions: int = 160, accuracy: float = 0.75) -> Path:
+def write_run(folder: Path, sessions: int = 640, accuracy: float = 0.75) -> Path:
     """Write a run directory as `experiment=star` leaves it; all numbers come from the functions that study uses."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(1)

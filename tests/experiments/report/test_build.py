@@ -140,7 +140,8 @@ def test_steps_in_the_headline_are_counted_from_the_decisions(whole: tuple[Path,
     test = rows[(rows["split"] == "test") & rows["critical"]]
     ran = test[test["score_full"] >= threshold]
     wrong = (~ran["correct"]).sum()
-    assert f"{len(ran)} of {len(test)} critical steps; the operator did something else in {wrong} of them" in found.text
+    words = f"{len(ran):,} of {len(test):,} critical steps; the operator did something else in {wrong} of them"
+    assert words in found.text
 
 
 def test_policy_and_baselines_are_ranked_with_their_differences(whole: tuple[Path, Page]) -> None:
