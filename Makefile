@@ -26,8 +26,8 @@ $(STAMP): pyproject.toml constraints.txt
 
 install: $(STAMP) ## create .venv and install the tested set
 
-run: $(STAMP) ## from nothing: simulate a desk, log it, learn from the log, work alone, report
-	$(BIN)/handrail run experiment=bpm
+run: $(STAMP) ## from nothing: a desk, its log, a copilot, selective automation, the test of three arms, report
+	$(BIN)/handrail run experiment=staged
 
 test: $(STAMP) ## the tests that take seconds
 	$(BIN)/python -m pytest -q
