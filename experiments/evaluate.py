@@ -83,6 +83,7 @@ def main(argv: Sequence[str]) -> int:
         study.report(target, tables, calibration, fresh, notes)
     finally:
         target.stop_log()
+    target.note_finish()
     print(f"run directory: {target.path}", flush=True, file=sys.stdout)
     return 0
 

@@ -3,6 +3,8 @@
 A study is a module of `handrail.experiments.studies` with `run(cfg: DictConfig, run: RunDirectory) -> None`; it is
 chosen by a file in `conf/experiment/`. This module composes the configuration, opens the run directory, calls the
 study, and says how to go on if that fails. Every stage a study marks as done is skipped when the run is resumed.
+
+With `--multirun` it is a sweep (`sweep.py`): one run for each combination of values, launched by `launchers.py`.
 """
 
 from __future__ import annotations
@@ -14,27 +16,22 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from handrail.envs import registry
 from handrail.envs.errors import HandrailError, nearest
 from handrail.experiments.rundir import RunDirectory
+from handrail.experiments.sweep import DIRECTORY, Sweep, essential, is_sweep, latest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-STUDIES = "handrail.experiments.studies"
+
 _CONF = "handrail.conf"
+_MULTIRUN = ("-m", "--multirun")
 _UNKNOWN_KEY = re.compile(r"Could not override '([^']*)'")
-
-
-class _JobFailed(Exception):
-    """A job of a sweep failed; it has been logged."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(status)
-        self.status = status
 
 
 def experiments() -> list[str]:
@@ -44,61 +41,172 @@ def experiments() -> list[str]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command with Hydra's own arguments and `resume=DIR`; return the exit status.
+    """Run the command with Hydra's own arguments and `resume=`; return the exit status.
+
+    `resume=DIR` goes on with one run or one sweep, `--multirun … resume=true` with the sweep that was started last
+    with the same overrides, or the one that `hydra.sweep.dir=` names.
 
     Raises:
         HandrailError: the configuration cannot be composed, or `resume=` names no run or comes with overrides that
             contradict it.
         KeyboardInterrupt: the user stopped the run; how to go on has been told.
     """
-    resumed = [argument for argument in argv if argument.startswith("resume=") and argument != "resume=null"]
-    if resumed:
-        return _resume(resumed[-1].removeprefix("resume="), [a for a in argv if not a.startswith("resume=")])
+    given = [a.removeprefix("resume=").strip("'\"") for a in argv if a.startswith("resume=")]
+    target = next((text for text in reversed(given) if text not in ("null", "false")), "null")
+    arguments = [a for a in argv if not a.startswith("resume=")]
+    if target == "null":
+        return _start(arguments)
+    if target == "true" or is_sweep(Path(target)):
+        return _go_on(_sweep_of(arguments) if target == "true" else Sweep.read(Path(target)), arguments)
+    return _resume(target, arguments)
+
+
+class Task:
+    """The function that Hydra calls with the configuration of one run, once for each job of a sweep.
+
+    Args:
+        argv: the arguments of the command.
+        resume: whether jobs of a sweep go on with the runs that are in their folders.
+
+    Attributes:
+        statuses: exit status of each job that this process has run or has seen end.
+        sweep: folder of the sweep, None for a single run.
+    """
+
+    def __init__(self, argv: Sequence[str], resume: bool) -> None:
+        self.argv, self.resume = list(argv), resume
+        self.statuses: list[int] = []
+        self.sweep: Path | None = None
+
+    def __call__(self, cfg: DictConfig) -> int:
+        """Start one study, or go on with it; return its exit status."""
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        hydra = HydraConfig.get()
+        if hydra.mode == RunMode.MULTIRUN:
+            return self._job(cfg, hydra)
+        status = self._single(cfg, hydra)
+        self.statuses.append(status)
+        return status
+
+    def _single(self, cfg: DictConfig, hydra: Any) -> int:
+        folder = Path(hydra.runtime.output_dir)
+        from handrail.experiments.configs import check
+
+        try:
+            settled = self._settled(cfg, hydra)
+            check(settled, _choices(hydra), _defaults(hydra))
+            chosen = any(override.startswith("hydra.run.dir=") for override in hydra.overrides.hydra)
+            run = RunDirectory.create(folder, settled, self.argv, unique=not chosen, choices=_choices(hydra))
+        except HandrailError as error:
+            print(f"handrail: {error}", file=sys.stderr)
+            with suppress(OSError):  # Hydra made the folder; it stays if it is not empty.
+                folder.rmdir()
+            return 2
+        return _study(run)
+
+    def _job(self, cfg: DictConfig, hydra: Any) -> int:
+        folder = Path(hydra.runtime.output_dir)
+        if self.resume and (folder / "config.yaml").is_file():
+            run = RunDirectory.open(folder)
+            run.note_continuation(self.argv)
+        else:
+            run = RunDirectory.create(
+                folder, self._settled(cfg, hydra), self.argv, stillborn=self.resume, choices=_choices(hydra)
+            )
+        return _study(run)
+
+    def check(self, config: DictConfig, folder: Path) -> None:
+        """Raise HandrailError if a job of a sweep cannot run.
+
+        Args:
+            config: composed, Hydra's own part included.
+            folder: of the job.
+        """
+        from omegaconf import OmegaConf
+
+        from handrail.experiments.configs import check
+
+        hydra = config.hydra
+        if (folder / "config.yaml").is_file():
+            if not self.resume:
+                raise HandrailError(f"{folder} already holds a run; name another hydra.sweep.dir=")
+            _check_overrides(RunDirectory.open(folder), list(hydra.overrides.task))
+            return
+        cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        check(self._settled(cfg, hydra), _choices(hydra), _defaults(hydra))
+
+    @staticmethod
+    def _settled(cfg: DictConfig, hydra: Any) -> DictConfig:
+        from omegaconf import OmegaConf
+
+        from handrail.experiments.configs import settle
+
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        if missing:
+            raise HandrailError(f"no value for {', '.join(missing)}; give {' '.join(f'{key}=…' for key in missing)}")
+        return settle(cfg, _values(hydra.overrides.task))
+
+
+def _start(argv: Sequence[str], resume: bool = False) -> int:
+    """Let Hydra compose and run; return the exit status, the highest of a sweep's jobs."""
+    task = Task(argv, resume)
     # Makes Hydra raise instead of printing a traceback of its own and exiting.
     with _patched(os.environ, "HYDRA_FULL_ERROR", "1"), _command_line(["handrail run", *_ordered(argv)]):
         import hydra
         from hydra.errors import HydraException
         from omegaconf.errors import OmegaConfBaseException
 
-        from handrail.experiments.configs import register
+        from handrail.experiments import configs, launchers
 
-        register()
+        configs.register()
+        launchers.register()
         try:
-            hydra.main(version_base="1.3", config_path=f"pkg://{_CONF}", config_name="config")(_job)()
+            hydra.main(version_base="1.3", config_path=f"pkg://{_CONF}", config_name="config")(task)()
         except SystemExit as stop:
             return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        except _JobFailed as failure:
-            return failure.status
         except (HydraException, OmegaConfBaseException) as error:
             raise HandrailError(_explain(error, argv)) from error
-    return 0
+        finally:
+            if task.sweep is not None and not is_sweep(task.sweep):
+                # No job has started; Hydra's sweeper has written there before it looked at them.
+                (task.sweep / "multirun.yaml").unlink(missing_ok=True)
+                with suppress(OSError):  # Somebody's folder, with other things in it.
+                    task.sweep.rmdir()
+    return max(task.statuses, default=0)
 
 
-def _job(cfg: DictConfig) -> None:
-    """Start one study; Hydra calls this, once for each job of a sweep."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-    from omegaconf import OmegaConf
+def _sweep_of(argv: Sequence[str]) -> Sweep:
+    """Return the sweep that `resume=true` means beside the arguments `argv`."""
+    if not any(argument in _MULTIRUN for argument in argv):
+        raise HandrailError("resume=true goes on with a sweep: add --multirun, or name a run by resume=DIR")
+    named = [a.removeprefix(f"{DIRECTORY}=").strip("'\"") for a in argv if a.startswith(f"{DIRECTORY}=")]
+    return Sweep.read(Path(named[-1])) if named else latest(argv)
 
-    hydra = HydraConfig.get()
-    try:
-        missing = sorted(OmegaConf.missing_keys(cfg))
-        if missing:
-            raise HandrailError(f"no value for {', '.join(missing)}; give {' '.join(f'{key}=…' for key in missing)}")
-        chosen_dir = any(override.startswith("hydra.run.dir=") for override in hydra.overrides.hydra)
-        run = RunDirectory.create(hydra.runtime.output_dir, cfg, sys.argv[1:], unique=not chosen_dir)
-    except HandrailError as error:
-        print(f"handrail: {error}", file=sys.stderr)
-        with suppress(OSError):  # Hydra made the folder; it stays if it is not empty.
-            os.rmdir(hydra.runtime.output_dir)
-        status = 2
-    else:
-        choices = {group: choice for group, choice in hydra.runtime.choices.items() if not group.startswith("hydra/")}
-        run.add_provenance(choices=choices)
-        status = _study(run)
-    if status:
-        # In a sweep Hydra shall run the other jobs; alone, it shall not add its report to ours.
-        raise SystemExit(status) if hydra.mode == RunMode.RUN else _JobFailed(status)
+
+def _go_on(sweep: Sweep, argv: Sequence[str]) -> int:
+    """Do what is missing of a sweep, launched as `argv` says, or as before if it is no whole command.
+
+    Raises:
+        HandrailError: `argv` has overrides that the sweep was not started with.
+    """
+    new = [argument for argument in essential(argv) if argument not in sweep.argv]
+    if new:
+        raise HandrailError(
+            f"{sweep.path} was started with {' '.join(essential(sweep.argv))}; leave {' '.join(new)} out to go on, or "
+            "leave resume= out to start a new sweep"
+        )
+    launching = [argument for argument in argv if argument not in essential(argv)]
+    # What is computed in the order of the first start, which numbers the jobs.
+    before = essential(sweep.argv) if any(a in _MULTIRUN for a in argv) else list(sweep.argv)
+    keys = {argument.split("=")[0] for argument in launching} | {DIRECTORY}
+    if "hydra/launcher" in keys:  # The options of another launcher would be unknown to it.
+        before = [argument for argument in before if not argument.startswith("hydra.launcher.")]
+    before = [argument for argument in before if argument.split("=")[0] not in keys]
+    folder = str(sweep.path).replace("'", "\\'")
+    others = [argument for argument in launching if not argument.startswith(f"{DIRECTORY}=")]
+    return _start([*before, *others, f"{DIRECTORY}='{folder}'"], resume=True)
 
 
 def _resume(path: str, overrides: list[str]) -> int:
@@ -114,6 +222,8 @@ def _resume(path: str, overrides: list[str]) -> int:
 
 def _study(run: RunDirectory) -> int:
     """Run the study that the run directory is configured for; return the exit status."""
+    from handrail.experiments.configs import STUDIES
+
     cfg = run.config
     run.start_log()
     run.log.info("%s in %s", cfg.experiment.name, run.path)
@@ -143,18 +253,16 @@ def _resume_command(run: RunDirectory) -> str:
 
 def _check_overrides(run: RunDirectory, overrides: list[str]) -> None:
     """Raise HandrailError unless every override repeats what the run was configured with."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
 
     cfg = run.config
     choices = run.provenance["choices"]
     try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
+        values = _values(overrides)
     except HydraException as error:
         raise HandrailError(_explain(error, overrides)) from error
-    for override in parsed:
-        key, given = override.key_or_group, override.value()
+    for key, given in values.items():
         if key in choices:
             before = choices[key]
         elif key in _keys(cfg):
@@ -166,6 +274,37 @@ def _check_overrides(run: RunDirectory, overrides: list[str]) -> None:
                 f"{run.path} was started with {key}={_yaml(before)}, now {key}={_yaml(given)} is asked for; "
                 "leave it out to go on, or leave resume= out to start a new run"
             )
+
+
+def _values(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return key or group -> value of overrides that are no sweeps."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    return {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(list(overrides))}
+
+
+def _choices(hydra: Any) -> dict[str, Any]:
+    """Return config group -> option, or the list of options where a list was chosen."""
+    chosen = {group: choice for group, choice in hydra.runtime.choices.items() if not group.startswith("hydra/")}
+    # Hydra does not tell lists.
+    lists = {key: value for key, value in _values(hydra.overrides.task).items() if isinstance(value, list)}
+    return {group: lists.get(group, choice) for group, choice in chosen.items()}
+
+
+def _defaults(hydra: Any) -> DictConfig:
+    """Return the configuration with the same choices and no other override."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    given = [o for o in hydra.overrides.task if o.lstrip("+~").split("=")[0].split("@")[0] in hydra.runtime.choices]
+    return _composed(GlobalHydra.instance().hydra, tuple(given))
+
+
+@lru_cache(maxsize=8)
+def _composed(session: Any, overrides: tuple[str, ...]) -> DictConfig:
+    """Return what `session`, Hydra's open one, composes. It takes a quarter of a second, and jobs share choices."""
+    from hydra import compose
+
+    return compose("config", overrides=list(overrides))
 
 
 def _ordered(argv: Sequence[str]) -> list[str]:

@@ -63,6 +63,8 @@ class RunDirectory:
         argv: Sequence[str],
         *,
         unique: bool = False,
+        stillborn: bool = False,
+        **provenance: Any,
     ) -> RunDirectory:
         """Start a run in the folder `path`, which is made if need be.
 
@@ -72,6 +74,8 @@ class RunDirectory:
             argv: the command line after the program's name, kept as provenance.
             unique: whether to choose `path-2`, `path-3`, … if `path` holds a run, as two runs started within one
                 second would.
+            stillborn: whether a folder may be taken where a run died before its configuration was written.
+            provenance: entries of `provenance.json` beside the usual ones.
 
         Raises:
             HandrailError: `path` already holds a run, and `unique` is false.
@@ -80,7 +84,7 @@ class RunDirectory:
 
         run = cls(Path(path))
         number = 1
-        while not run._claim():
+        while not (run._claim() or (stillborn and not run.file("config.yaml").exists())):
             if not unique:
                 raise HandrailError(f"{path} already holds a run; go on with it by resume={path}, or choose another")
             number += 1
@@ -88,7 +92,13 @@ class RunDirectory:
         cfg = OmegaConf.create(cast("dict[str, Any]", config))
         write_json(
             run.file("provenance.json"),
-            {"argv": list(argv), "seed": OmegaConf.select(cfg, "seed"), "started": _now(), **environment()},
+            {
+                "argv": list(argv),
+                "seed": OmegaConf.select(cfg, "seed"),
+                "started": _now(),
+                **environment(),
+                **provenance,
+            },
         )
         # config.yaml last: a folder that has it has all of what `open` needs.
         write_text(run.file("config.yaml"), OmegaConf.to_yaml(cfg, resolve=True))
@@ -144,6 +154,11 @@ class RunDirectory:
     def note_finish(self) -> None:
         """Add to the provenance that the run is finished, and when."""
         self.add_provenance(finished=_now())
+
+    @property
+    def finished(self) -> bool:
+        """Whether the provenance says that the run came to its end."""
+        return "finished" in self.provenance
 
     @property
     def metrics(self) -> dict[str, float]:

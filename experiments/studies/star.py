@@ -25,7 +25,7 @@ from handrail.agents.transcript import Transcript, TranscriptConfig
 from handrail.algorithms.config import SFTConfig, TrainingConfig
 from handrail.algorithms.splits import split_sessions
 from handrail.envs import registry
-from handrail.envs.errors import HandrailError, nearest
+from handrail.envs.errors import HandrailError
 from handrail.envs.files import atomic_path, write_json
 from handrail.envs.schema import Session
 from handrail.experiments import offline
@@ -92,7 +92,6 @@ class Study:
 
     def prepare(self) -> None:
         """Read the sessions and draw the splits; cheap enough to repeat when a run is resumed."""
-        self._check_names()
         data = self.cfg.data
         sessions, self.data = offline.read_data(
             data.source, data.path, data.options, data.where, bar("reading sessions")
@@ -113,29 +112,6 @@ class Study:
         self.run.log.info(
             "%d sessions, %d quarantined; splits by session: %s", len(sessions), self.data["quarantined"], sizes
         )
-
-    def _check_names(self) -> None:
-        """Raise HandrailError for a name nobody knows, before hours of work."""
-        for package, kind, given in (
-            (CRITICS, "critic", self.cfg.critic),
-            (BASELINES, "baseline", self.cfg.baselines),
-            (CONFIDENCE, "confidence score", self.cfg.confidence),
-        ):
-            known = registry.names(package)
-            for name in map(str, given):
-                if name not in known:
-                    raise HandrailError(f"unknown {kind} {name!r}{nearest(name, known)}")
-        methods = [str(name) for name in (*self.cfg.critic, *self.cfg.confidence)]
-        if self.cfg.rerank is not None and self.cfg.rerank not in self.cfg.baselines:
-            raise HandrailError(
-                f"rerank={self.cfg.rerank!r} is none of this run's baselines ({', '.join(self.cfg.baselines)})"
-                f"{nearest(str(self.cfg.rerank), list(self.cfg.baselines))}; rerank=null leaves the policy alone"
-            )
-        if self.cfg.certify.method not in methods:
-            raise HandrailError(
-                f"certify.method={self.cfg.certify.method!r} is none of this run's critics and confidence scores"
-                f"{nearest(str(self.cfg.certify.method), methods)}"
-            )
 
     def train_policy(self) -> None:
         """Fine-tune the policy on the training split."""

@@ -18,7 +18,7 @@ from handrail.agents.transcript import TranscriptConfig
 from handrail.algorithms.config import SFTConfig, TrainingConfig
 from handrail.envs import registry
 from handrail.envs.errors import HandrailError
-from handrail.experiments.configs import build, register
+from handrail.experiments.configs import build, check, register, settle
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 CRITICS = "handrail.algorithms.critics"
@@ -107,11 +107,77 @@ def test_hydra_knows_the_defaults_of_the_dataclasses(hydra: None) -> None:
 
 @pytest.mark.parametrize(("group", "option"), [(group, option) for group in KINDS for option in options(group)])
 def test_every_option_of_a_group_builds(hydra: None, group: str, option: str) -> None:
-    cfg = compose("config", overrides=["experiment=star", f"{group}={option}"])
-    built = build(KINDS[group], cfg[group], group)
     changed = OmegaConf.load(CONF / group / f"{option}.yaml")
+    given = {str(key): "given" for key in changed if OmegaConf.is_missing(changed, key)}
+    overrides = [f"{group}={option}", *(f"{group}.{key}={value}" for key, value in given.items())]
+    built = build(KINDS[group], compose("config", overrides=["experiment=star", *overrides])[group], group)
     for key in set(changed) - {"defaults", "training"}:
-        assert getattr(built, str(key)) == changed[key]
+        assert getattr(built, str(key)) == (given[str(key)] if key in given else changed[key])
+
+
+@pytest.mark.slow
+def test_every_option_of_every_group_composes_with_every_experiment_that_has_the_group(hydra: None) -> None:
+    composed = 0
+    for experiment in options("experiment"):
+        cfg = compose("config", overrides=[f"experiment={experiment}"], return_hydra_config=True)
+        for group in sorted(set(cfg.hydra.runtime.choices) & {path.name for path in CONF.iterdir() if path.is_dir()}):
+            for option in set(options(group)) - {experiment} if group != "experiment" else ():
+                compose("config", overrides=[f"experiment={experiment}", f"{group}={option}"])
+                composed += 1
+    assert composed > len(options("experiment"))
+
+
+@pytest.mark.parametrize("critic", ["probe", "[tfidf]"])
+def test_only_critics_that_are_chosen_stay_and_the_first_is_certified(hydra: None, critic: str) -> None:
+    name = critic.strip("[]")
+    cfg = compose("config", overrides=["experiment=star_fast", f"critic={critic}"])
+    settled = settle(cfg, {"critic": [name] if "[" in critic else name})
+    assert list(settled.critic) == [name]
+    assert settled.critic[name] == cfg.critic[name]
+    assert settled.certify.method == name
+    assert cfg.certify.method == "full"
+    kept = settle(cfg, {"critic": name, "certify.method": "full"})
+    assert kept.certify.method == "full"
+    assert settle(cfg, {}) == cfg
+
+
+def checked(*overrides: str) -> None:
+    cfg = compose("config", overrides=["experiment=bpm", *overrides])
+    choices = {"policy": "tiny", "sft": "scratch", "transcript": "packed"}
+    check(cfg, choices, compose("config", overrides=["experiment=bpm"]))
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["seed=3", "threads=2", "rerank=null", "data.path=null", "sft.training.epochs=3", "confidence=[]", "data.path=x"],
+)
+def test_values_of_the_kind_of_their_default_pass(hydra: None, override: str) -> None:
+    checked(override)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("simulate.sessions=many", r"simulate\.sessions='many': expected a whole number, as 3000 is"),
+        ("simulate.sessions=0.5", r"simulate\.sessions=0\.5: expected a whole number"),
+        ("copied=1", r"copied=1: expected true or false"),
+        ("certify.delta=true", r"certify\.delta=True: expected a number"),
+        ("certify.targets=0.9", r"certify\.targets=0\.9: expected a list"),
+        ("certify.targets=[0.9,high]", r"certify\.targets\[1\]='high': expected a number"),
+        ("closed_loop=3", r"closed_loop=3: expected options"),
+        ("domain=3", r"domain=3: expected text"),
+        ("policy.layers=0.5", r"policy\.layers=0\.5: expected a whole number"),
+        ("sft.context_share=2.0", r"sft\.context_share=2\.0"),
+        ("baselines=[backof]", r"unknown baseline 'backof'; did you mean backoff"),
+        ("confidence=[margn]", r"unknown confidence score 'margn'; did you mean margin"),
+        ("certify.method=full", r"certify\.method='full' is none of this run's critics"),
+        ("rerank=tfidf baselines=[backoff]", r"rerank='tfidf' is none of this run's baselines"),
+        ("critic.probe.folds=two", r"critic\.probe\.folds='two': expected a whole number"),
+    ],
+)
+def test_mistakes_are_found_before_any_work(hydra: None, override: str, message: str) -> None:
+    with pytest.raises(HandrailError, match=message):
+        checked(*override.split())
 
 
 def test_every_critic_has_options_that_build(hydra: None) -> None:
