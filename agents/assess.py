@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from handrail.agents.branches import Branched, branch, read
 from handrail.agents.critic import Case
-from handrail.agents.decoding import Decoder, Suggestion
-from handrail.envs.schema import Control
+from handrail.agents.decoding import Decoder, Suggestion, Writer
+from handrail.envs.schema import Action, Control
 
 if TYPE_CHECKING:
     import torch
@@ -65,27 +65,47 @@ def assess(
             tokens = [int(t) for t in item.ids[start + 1 : end]]
             case = plain[number]
             controls = views[case.session.id].steps[case.step].state.controls
-            confidence = _confidence(decoder, case, controls, item.ids[:fork], tokens, scores[row : row + len(tokens)])
+            made = confidence(
+                decoder,
+                (case.session.id, case.step),
+                case.suggestion,
+                controls,
+                item.ids[:fork],
+                tokens,
+                scores[row : row + len(tokens)],
+            )
             row += len(tokens)
-            found[number] = Reading(confidence, seen[start].copy(), seen[end - 1].copy())
+            found[number] = Reading(made, seen[start].copy(), seen[end - 1].copy())
 
     read(policy.body, policy, branch(policy, plain), take, progress=progress)
     return [found[number] for number in range(len(plain))]
 
 
-def _confidence(
-    decoder: Decoder,
-    case: Case,
+def confidence(
+    writer: Writer,
+    where: tuple[str, int],
+    action: Action,
     controls: tuple[Control, ...],
-    seen: NDArray[np.int64],
-    tokens: list[int],
+    seen: Sequence[int] | NDArray[np.int64],
+    tokens: Sequence[int],
     scores: NDArray[np.float32],
 ) -> Suggestion:
-    cursor = decoder.cursor(controls, seen)
+    """Return an action with the policy's confidence in it.
+
+    Args:
+        writer: says what the screen admits.
+        where: id of the session, and step.
+        action: what the tokens say.
+        controls: of the screen, as they are written.
+        seen: the tokens before the action's marker.
+        tokens: the action's, after its marker.
+        scores: of the vocabulary at each of them, shape (n, vocabulary), before the softmax.
+    """
+    cursor = writer.cursor(controls, seen)
     refused = False
     log_probability, lowest, margin, entropy = 0.0, 1.0, 1.0, 0.0
     for token, row in zip(tokens, scores, strict=True):
-        ids = decoder.admissible(cursor)
+        ids = writer.admissible(cursor)
         at = np.flatnonzero(ids == token)
         refused = refused or at.size == 0
         if refused:
@@ -102,6 +122,4 @@ def _confidence(
             entropy = max(entropy, float(-(weights * np.log(np.maximum(weights, 1e-300))).sum()))
         if cursor is not None:
             cursor.push(token)
-    return Suggestion(
-        case.session.id, case.step, case.suggestion, tuple(tokens), float(log_probability), lowest, margin, entropy
-    )
+    return Suggestion(*where, action, tuple(tokens), float(log_probability), lowest, margin, entropy)

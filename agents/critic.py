@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,9 @@ from handrail.envs.normalize import same_action
 from handrail.envs.schema import Action, Session
 
 if TYPE_CHECKING:
+    from handrail.agents.assess import Reading
     from handrail.agents.decoding import Suggestion
-
+    from handrail.agents.policy import Policy
 
 WRONG = ("model_error", "rubber_stamp")
 """True causes of verdicts on suggestions that were wrong; any other verdict was on a right one."""
@@ -83,6 +84,21 @@ class Critic(Protocol):
 
     def score(self, cases: Sequence[Case]) -> NDArray[np.float64]:
         """Return p(accept) of each case, shape (n,), in [0, 1]; never reads `Case.accepted`."""
+        ...
+
+
+@runtime_checkable
+class StateCritic(Critic, Protocol):
+    """A critic that needs no more than what its policy makes of a suggestion: where the policy runs, it is free.
+
+    Attributes:
+        policy: whose readings it judges.
+    """
+
+    policy: Policy
+
+    def judge(self, readings: Sequence[Reading], trails: Sequence[Trail]) -> NDArray[np.float64]:
+        """Return p(accept) of suggestions that the policy has read, shape (n,), as `score` would."""
         ...
 
 

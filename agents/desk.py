@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 import torch
 
+from handrail.agents.assess import Reading, confidence
 from handrail.agents.decoding import MAX_ACTION_TOKENS, Suggestion, Writer, Writing
 from handrail.agents.encoding import window_start
 from handrail.agents.key_values import KeyValues
@@ -26,10 +27,11 @@ from handrail.agents.policy import Policy
 from handrail.agents.references import References
 from handrail.agents.transcript import ACTION, Span
 from handrail.envs.errors import HandrailError
-from handrail.envs.schema import Control, Step
+from handrail.envs.schema import Action, Control, Step, UIState
 from handrail.envs.spaces import Observation
 
 K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
 
 _PASS_COST = {"cpu": 64}
 _PASS_COST_ELSEWHERE = 4096
@@ -43,11 +45,13 @@ class _Text(NamedTuple):
     """What a policy reads at a step.
 
     Attributes:
+        step: its index.
         tokens: up to the marker that opens the action.
         controls: of the screen, as they are written.
         names: that the action may use, if the transcript has names.
     """
 
+    step: int
     tokens: list[int]
     controls: tuple[Control, ...]
     names: References | None
@@ -67,6 +71,7 @@ class _Running:
         names: given out in them, if the transcript has names.
         tokens: the header, and what is known to be over.
         start: where the window begins in `tokens`, the repeated header aside.
+        now: what was read last, up to the step to come; `None` before the first.
     """
 
     session_id: str
@@ -79,6 +84,7 @@ class _Running:
     tokens: list[int] = field(default_factory=list)
     header: int = 0
     start: int = 0
+    now: _Text | None = None
 
 
 class Desk:
@@ -102,6 +108,8 @@ class Desk:
     def __init__(self, policy: Policy, operator: str = "", constrained: bool = True, copied: bool = False) -> None:
         self.policy, self.operator = policy, operator
         self.writer = Writer(policy, constrained, copied)
+        # Confidence is measured as on finished sessions, whatever may be written here.
+        self._reader = self.writer if constrained and not copied else Writer(policy)
         config: Any = policy.body.config
         reach = getattr(config, "sliding_window", None)
         if reach is not None and reach < policy.max_length + MAX_ACTION_TOKENS:
@@ -165,12 +173,58 @@ class Desk:
                 self.begin(key)
         return {key: self.writer.suggestion(writing) for key, writing in self._write(observations).items()}
 
+    def assess(self, actions: Mapping[K, Action]) -> dict[K, Reading]:
+        """Return what the policy makes of an action in each of several sessions, as `handrail.agents.assess` does.
+
+        It costs the tokens of the actions alone, and none for what is executed then: that has been read.
+
+        Args:
+            actions: at the step that `suggest` was last asked about, by session.
+
+        Raises:
+            HandrailError: `suggest` was not asked about a session.
+        """
+        waiting: list[tuple[_Running, tuple[K, _Text, list[int]], list[int]]] = []
+        for key, action in actions.items():
+            running = self._running.get(key)
+            if running is None or running.now is None:
+                raise HandrailError(f"no suggestion was made in session {key!r}; ask for one before you assess")
+            text = running.now
+            named = action if text.names is None else text.names.named(action)
+            written = Step(text.step, UIState("", "", text.controls), (), named, "policy")
+            tokens = self.policy.encoder.tokens(self.policy.transcript.action(written).text)[len(self._action) :]
+            kept = len(text.tokens) - 1
+            self._cache.cut(running.row, kept)
+            running.read = text.tokens[:kept]
+            waiting.append((running, (key, text, tokens), [text.tokens[kept], *tokens]))
+        found: dict[K, Reading] = {}
+        for group in self._groups(waiting):
+            rows, pieces = [running.row for running, _, _ in group], [piece for _, _, piece in group]
+            for (running, (key, text, tokens), piece), states, scores in zip(
+                group, *self._all(rows, pieces), strict=True
+            ):
+                running.read += piece
+                where = running.session_id, text.step
+                made = confidence(
+                    self._reader, where, actions[key], text.controls, text.tokens[:-1], tokens, scores[: len(tokens)]
+                )
+                found[key] = Reading(made, states[0], states[len(tokens)])
+        return {key: found[key] for key in actions}
+
+    @torch.inference_mode()
+    def _all(self, rows: Sequence[int], pieces: Sequence[Sequence[int]]) -> tuple[Any, Any]:
+        """Read new tokens and return the states after each and the scores of what follows it."""
+        states = self._cache.read_all(self.policy.body, rows, pieces)
+        model: Any = self.policy.model
+        return states.float().cpu().numpy(), model.get_output_embeddings()(states).float().cpu().numpy()
+
     def _write(self, observations: Mapping[K, Observation]) -> dict[K, Writing]:
         writings: dict[K, Writing] = {}
         waiting: list[tuple[_Running, Writing, list[int]]] = []
         texts = self._texts(observations)
         for key, observation in observations.items():
-            running, (text, controls, names) = self._running[key], texts[key]
+            running, (_, text, controls, names) = self._running[key], texts[key]
+            running.now = texts[key]
             kept = min(_agreeing(running.read, text), len(text) - 1)
             self._cache.cut(running.row, kept)
             running.read = text[:kept]
@@ -198,11 +252,9 @@ class Desk:
         states = self._cache.read(self.policy.body, rows, pieces)
         return model.get_output_embeddings()(states).float().cpu().numpy()
 
-    def _groups(
-        self, waiting: list[tuple[_Running, Writing, list[int]]]
-    ) -> Iterator[list[tuple[_Running, Writing, list[int]]]]:
+    def _groups(self, waiting: list[tuple[_Running, T, list[int]]]) -> Iterator[list[tuple[_Running, T, list[int]]]]:
         """Cut a batch into passes: a session joins one unless its padding costs more than a pass of its own."""
-        group: list[tuple[_Running, Writing, list[int]]] = []
+        group: list[tuple[_Running, T, list[int]]] = []
         longest = seen = 0
         lengths = self._cache.lengths
         for item in sorted(waiting, key=lambda item: (len(item[2]), lengths[item[0].row]), reverse=True):
@@ -243,7 +295,8 @@ class Desk:
             start, first, body = running.start, len(text), self.policy.max_length - running.header
             if first >= start + body:
                 start = window_start(running.header, body, first, first + 1)
-            texts[key] = _Text(text[: running.header] + text[start:], controls, names)
+            step = observations[key].index
+            texts[key] = _Text(step, text[: running.header] + text[start:], controls, names)
         return texts
 
     def _spans(

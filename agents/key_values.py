@@ -60,7 +60,6 @@ class KeyValues:
         """Forget what a row holds beyond `length` tokens."""
         self.lengths[row] = min(self.lengths[row], length)
 
-    @torch.inference_mode()
     def read(self, body: Any, rows: Sequence[int], pieces: Sequence[Sequence[int]]) -> torch.Tensor:
         """Run a transformer body over new tokens of some rows and keep their keys and values.
 
@@ -72,6 +71,16 @@ class KeyValues:
         Returns:
             The state after the last new token of each row, shape (n, hidden size).
         """
+        states = self.read_all(body, rows, pieces)
+        ends = torch.tensor([len(piece) - 1 for piece in pieces], device=states.device)
+        return states[torch.arange(len(ends), device=states.device), ends]
+
+    @torch.inference_mode()
+    def read_all(self, body: Any, rows: Sequence[int], pieces: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Do what `read` does, and return the state after each new token, shape (n, longest piece, hidden size).
+
+        What stands beyond the end of a shorter piece means nothing.
+        """
         device = body.device
         by_row = dict(zip(rows, pieces, strict=True))
         chosen = sorted(by_row)
@@ -81,7 +90,6 @@ class KeyValues:
         if idle * longest <= _COPY_COST * len(chosen):
             chosen = list(range(chosen[0], chosen[-1] + 1))
         given = [list(by_row.get(row, (self.pad,))) for row in chosen]
-        counts = [len(piece) for piece in given]
         ids = torch.tensor([piece + [self.pad] * (longest - len(piece)) for piece in given], device=device)
         start = torch.tensor([self.lengths[row] for row in chosen], device=device)
         positions = start[:, None] + torch.arange(longest, device=device)
@@ -102,9 +110,7 @@ class KeyValues:
         for row, piece in by_row.items():
             self.lengths[row] += len(piece)
         place = {row: n for n, row in enumerate(chosen)}
-        back = [place[row] for row in rows]
-        ends = [counts[n] - 1 for n in back]
-        return torch.as_tensor(states[torch.tensor(back, device=device), torch.tensor(ends, device=device)])
+        return torch.as_tensor(states[torch.tensor([place[row] for row in rows], device=device)])
 
 
 class _Where:

@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from handrail.agents.critic import Case, Critic, trail
+from handrail.agents.critic import Case, Critic, StateCritic, trail
 from handrail.agents.decoding import Suggestion
 from handrail.agents.desk import Desk
 from handrail.agents.operators.seat import Seat, Staff
@@ -161,6 +161,10 @@ class Runtime:
         """Return the critic's score of each action."""
         if self.critic is None or not actions:
             return {}
+        if isinstance(self.critic, StateCritic) and self.desk is not None and self.critic.policy is self.desk.policy:
+            readings = self.desk.assess(actions)
+            trails = [trail(self._running[number].steps) for number in actions]
+            return dict(zip(actions, map(float, self.critic.judge(list(readings.values()), trails)), strict=True))
         cases = []
         for number, action in actions.items():
             seen, env = observations[number], self._running[number].env

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from handrail.agents.assess import assess
-from handrail.agents.critic import Case
+from handrail.agents.assess import Reading, assess
+from handrail.agents.critic import Case, Trail
 from handrail.agents.decoding import Decoder
 from handrail.agents.policy import Policy
 from handrail.envs.errors import HandrailError
@@ -42,7 +42,11 @@ class ProbeCritic:
 
     def score(self, cases: Sequence[Case]) -> NDArray[np.float64]:
         """Return p(accept) of each case, shape (n,)."""
-        return np.asarray(self.model.predict_proba(features(self.policy, cases))[:, 1], dtype=np.float64)
+        return self.judge(assess(Decoder(self.policy), cases), [case.trail for case in cases])
+
+    def judge(self, readings: Sequence[Reading], trails: Sequence[Trail]) -> NDArray[np.float64]:
+        """Return p(accept) of suggestions that the policy has read, shape (n,)."""
+        return np.asarray(self.model.predict_proba(_features(readings, trails))[:, 1], dtype=np.float64)
 
 
 def features(policy: Policy, cases: Sequence[Case]) -> NDArray[np.float32]:
@@ -51,14 +55,17 @@ def features(policy: Policy, cases: Sequence[Case]) -> NDArray[np.float32]:
     The policy's states before and after the suggestion, and its confidence in it: log-probability (nats), lowest token
     probability, margin, entropy; then its confidence in what it did since an operator last acted (`Trail`).
     """
-    readings = assess(Decoder(policy), cases)
+    return _features(assess(Decoder(policy), cases), [case.trail for case in cases])
+
+
+def _features(readings: Sequence[Reading], trails: Sequence[Trail]) -> NDArray[np.float32]:
     confidence = [(s.log_probability, s.min_probability, s.margin, s.entropy) for s in (r.suggestion for r in readings)]
     return np.hstack(
         [
             np.array([r.before for r in readings]),
             np.array([r.after for r in readings]),
             np.array(confidence, dtype=np.float32),
-            np.array([case.trail for case in cases], dtype=np.float32),
+            np.array(trails, dtype=np.float32),
         ]
     )
 

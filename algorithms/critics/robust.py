@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from handrail.agents.critic import Case
 from handrail.agents.policy import Policy
 from handrail.algorithms.critics import probe
-from handrail.algorithms.critics.probe import draw_sessions, features, folds_of, save
+from handrail.algorithms.critics.probe import ProbeCritic, draw_sessions, features, folds_of, save
 from handrail.envs.errors import HandrailError
 from handrail.envs.normalize import same_action
 from handrail.envs.schema import Message, Step
@@ -60,17 +60,6 @@ class Config(probe.Config):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise HandrailError(f"critic.robust.{name}={value}: expected a belief from 0 to 1")
-
-
-class RobustCritic:
-    """Scores suggestions by a logistic regression that was fitted to soft labels."""
-
-    def __init__(self, policy: Policy, model: Any) -> None:
-        self.policy, self.model = policy, model
-
-    def score(self, cases: Sequence[Case]) -> NDArray[np.float64]:
-        """Return p(right) of each case, shape (n,)."""
-        return np.asarray(self.model.predict_proba(features(self.policy, cases))[:, 1], dtype=np.float64)
 
 
 def evidence(case: Case) -> int:
@@ -131,7 +120,7 @@ def learn(read: NDArray[Any], labels: NDArray[np.float64], penalty: float, seed:
 
 def fit(
     policy: Policy, cases: Sequence[Case], config: Config, folder: Path, seed: int, tracking: str = "none"
-) -> RobustCritic:
+) -> ProbeCritic:
     """Fit the probe to soft labels; the penalty is that of least log loss on them, cross-validated over sessions."""
     chosen = draw_sessions(cases, config.max_cases, np.random.default_rng(seed))
     labels = beliefs(chosen, config)
@@ -148,12 +137,12 @@ def fit(
 
     model = learn(read, labels, min(config.inverse_regularisation, key=loss), seed)
     save(model, folder, "robust.pkl")
-    return RobustCritic(policy, model)
+    return ProbeCritic(policy, model)
 
 
-def load(policy: Policy, folder: Path) -> RobustCritic:
+def load(policy: Policy, folder: Path) -> ProbeCritic:
     """Read what `fit` left in `folder`."""
-    return RobustCritic(policy, pickle.loads((folder / "robust.pkl").read_bytes()))
+    return ProbeCritic(policy, pickle.loads((folder / "robust.pkl").read_bytes()))
 
 
 def _filled(step: Step, target: str) -> dict[str, Any]:

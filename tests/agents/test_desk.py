@@ -13,6 +13,8 @@ import pytest
 import torch
 from toys import DESK, random_session, random_sessions, sharpen, tiny_policy
 
+from handrail.agents.assess import Reading, assess
+from handrail.agents.critic import Case
 from handrail.agents.decoding import INVALID, UNFINISHED, Decoder, Suggestion
 from handrail.agents.desk import Desk
 from handrail.agents.encoding import windows
@@ -172,6 +174,62 @@ def test_names_equal_those_on_the_finished_sessions() -> None:
     assert not any(re.fullmatch(r"\w+ ref\d+", str(value)) for value in entered)
 
 
+@pytest.mark.parametrize("references", [False, True])
+def test_readings_equal_those_on_the_finished_sessions(references: bool) -> None:
+    """Of the suggestion, of what was logged and of what no screen offers, before any of them is executed."""
+    sessions = [session for session in simulate("bank", 6, seed=2) if len(session.steps) < 40][:3]
+    config = TranscriptConfig(brief=False, references=references)
+    policy = sharpen(tiny_policy(sessions, 1, config, vocab_size=1500, max_length=4096, digits=2))
+    desk = Desk(policy, copied=True)
+    given: list[Reading] = []
+    cases: list[Case] = []
+    for index in range(8):
+        seen = {session.id: observe(session, index) for session in sessions if index < len(session.steps)}
+        for session in sessions if index == 0 else ():
+            desk.begin(session.id, operator=session.operator)
+        made = desk.suggest(seen)
+        for judged in (
+            {key: one.action for key, one in made.items()},
+            {session.id: session.steps[index].action for session in sessions if session.id in seen},
+            {key: Action("set_field", "nowhere", {"value": "7 12"}) for key in seen},
+        ):
+            known = {session.id: session for session in sessions}
+            cases += [Case(known[key], index, action, True) for key, action in judged.items()]
+            readings = desk.assess(judged)
+            assert list(readings) == list(judged)
+            given += readings.values()
+    expected = assess(Decoder(policy), cases)
+    assert_same([one.suggestion for one in given], [one.suggestion for one in expected])
+    for one, other in zip(given, expected, strict=True):
+        np.testing.assert_allclose(one.before, other.before, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(one.after, other.after, rtol=1e-3, atol=1e-3)
+
+
+def test_what_was_assessed_and_then_executed_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, [session] = policy_for(3), mixed_sessions(3, [4])
+    desk, read = Desk(policy), []
+    whole = KeyValues.read_all
+
+    def counted(self: KeyValues, body: Any, rows: Any, pieces: Any) -> Any:
+        read.extend(len(piece) for piece in pieces)
+        return whole(self, body, rows, pieces)
+
+    monkeypatch.setattr(KeyValues, "read_all", counted)
+    desk.begin(session.id, operator=session.operator)
+    desk.suggest({session.id: observe(session, 0)})
+    read.clear()
+    action = session.steps[0].action
+    desk.assess({session.id: action})
+    spans = policy.transcript.spans(session)
+    tokens = [len(policy.encoder.tokens(span.text)) for span in spans if span.action and span.step == 0]
+    assert read == tokens
+    read.clear()
+    desk.suggest({session.id: observe(session, 1)})
+    between = [policy.encoder.tokens(span.text) for span in spans if span.step == 1 and not span.action]
+    # The first pass reads what is new and the marker of the action to come.
+    assert read[0] == sum(map(len, between)) + 1
+
+
 def test_passes_cut_by_padding_and_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     policy, sessions = policy_for(1), mixed_sessions(7, LENGTHS)
     expected = Decoder(policy).suggest(sessions)
@@ -318,6 +376,15 @@ def test_copied_observations_are_the_same_session(monkeypatch: pytest.MonkeyPatc
             desk.suggest({0: seen})
         totals.append(read[before:])
     assert totals[0] == totals[1]
+
+
+def test_only_a_session_with_a_suggestion_is_assessed() -> None:
+    desk = Desk(policy_for(0))
+    with pytest.raises(HandrailError, match="no suggestion was made in session 'x'"):
+        desk.assess({"x": Action("wait")})
+    desk.begin("x")
+    with pytest.raises(HandrailError, match="no suggestion was made in session 'x'"):
+        desk.assess({"x": Action("wait")})
 
 
 def test_mistakes_are_named() -> None:

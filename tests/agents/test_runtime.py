@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
+from toys import sharpen, tiny_policy
 
-from handrail.agents.critic import Case
-from handrail.agents.decoding import Suggestion
+from handrail.agents.assess import Reading, assess
+from handrail.agents.critic import Case, Trail
+from handrail.agents.decoding import Decoder, Suggestion
+from handrail.agents.desk import Desk
 from handrail.agents.gate import Gate
 from handrail.agents.operators.expert import Expert
 from handrail.agents.operators.human import NONE, Person
 from handrail.agents.operators.seat import crew_staff
 from handrail.agents.operators.verdicts import Rates
+from handrail.agents.policy import Policy
 from handrail.agents.rollout import Reset, rollout
 from handrail.agents.rules import Alone, Copilot, Rule, Ruling, Selective, supervised
 from handrail.agents.runtime import Runtime
+from handrail.agents.simulate import simulate
+from handrail.agents.transcript import TranscriptConfig
 from handrail.envs.bpm.env import BPMEnv
 from handrail.envs.errors import HandrailError
 from handrail.envs.normalize import same_action
@@ -173,6 +180,35 @@ class Labelled:
 
     def route(self, moment: Any) -> Ruling:
         return Ruling("run", "always", 1.0)
+
+
+class Measured(Sure):
+    """A critic that judges by what its policy reads, here the least likely token; asked for cases, it fails."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__(0.0)
+        self.policy = policy
+
+    def judge(self, readings: Sequence[Reading], trails: Sequence[Trail]) -> Any:
+        assert len(readings) == len(trails)
+        return np.array([one.suggestion.min_probability for one in readings])
+
+    def score(self, cases: Sequence[Case]) -> Any:
+        return np.array([one.suggestion.min_probability for one in assess(Decoder(self.policy), cases)])
+
+
+def test_a_critic_of_states_is_given_what_the_desk_has_read() -> None:
+    """It gets what it would have read itself, without a session being read twice."""
+    logs = simulate("mock", 3, seed=1)
+    policy = sharpen(tiny_policy(logs, 1, TranscriptConfig(brief=False), vocab_size=600, max_length=2048))
+    alike = copy.deepcopy(policy)
+    told = {}
+    for name, critic in (("desk", Measured(policy)), ("itself", Measured(alike))):
+        sessions = worked(supervised(), Desk(policy), critic)
+        told[name] = [note["score"] for one in sessions for note in one.hidden["runtime"]]
+    ours, theirs = ([np.nan if score is None else score for score in told[name]] for name in ("desk", "itself"))
+    assert np.isfinite(theirs).sum() >= 4
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3)
 
 
 def test_labels_of_what_ran_alone_are_the_operators() -> None:
