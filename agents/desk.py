@@ -173,13 +173,14 @@ class Desk:
                 self.begin(key)
         return {key: self.writer.suggestion(writing) for key, writing in self._write(observations).items()}
 
-    def assess(self, actions: Mapping[K, Action]) -> dict[K, Reading]:
+    def assess(self, actions: Mapping[K, Action], writer: Writer | None = None) -> dict[K, Reading]:
         """Return what the policy makes of an action in each of several sessions, as `handrail.agents.assess` does.
 
         It costs the tokens of the actions alone, and none for what is executed then: that has been read.
 
         Args:
             actions: at the step that `suggest` was last asked about, by session.
+            writer: says what each screen admits; `None` for whatever the screen offers, as critics have it.
 
         Raises:
             HandrailError: `suggest` was not asked about a session.
@@ -206,7 +207,13 @@ class Desk:
                 running.read += piece
                 where = running.session_id, text.step
                 made = confidence(
-                    self._reader, where, actions[key], text.controls, text.tokens[:-1], tokens, scores[: len(tokens)]
+                    writer or self._reader,
+                    where,
+                    actions[key],
+                    text.controls,
+                    text.tokens[:-1],
+                    tokens,
+                    scores[: len(tokens)],
                 )
                 found[key] = Reading(made, states[0], states[len(tokens)])
         return {key: found[key] for key in actions}

@@ -101,7 +101,7 @@ class Reranker:
             logged = known[one.suggestion.session_id].steps[one.suggestion.step].action
             right = [n for n, action in enumerate(one.actions) if same_action(action, logged)]
             if right and len(one.actions) > 1:
-                choices.append((matrix, right[0]))
+                choices.append((_cut(matrix), right[0]))
         if not choices:
             raise HandrailError(
                 f"rerank: in {len(sessions)} sessions the logged action is never one of several candidates, so there "
@@ -124,13 +124,11 @@ class Reranker:
         Raises:
             HandrailError: the weights are not fitted.
         """
-        if self.weights is None:
-            raise HandrailError("rerank: the weights are not fitted; call fit first")
         given = self.candidates(sessions, suggestions)
         known = {session.id: session for session in sessions}
         chosen = []
         for one, matrix in zip(given, self._features(sessions, given, progress), strict=True):
-            chosen.append(one.actions[int((matrix @ self.weights).argmax())])
+            chosen.append(one.actions[self.best(matrix)])
         changed = [n for n, one in enumerate(given) if chosen[n] is not one.actions[0]]
         cases = [
             Case(known[given[n].suggestion.session_id], given[n].suggestion.step, chosen[n], accepted=False)
@@ -140,6 +138,19 @@ class Reranker:
         for n, reading in zip(changed, assess(self.decoder, cases, progress), strict=True):
             found[n] = reading.suggestion
         return found
+
+    def best(self, features: NDArray[np.float64]) -> int:
+        """Return the place of the best candidate.
+
+        Args:
+            features: log-probabilities of policy, head and fields for each, shape (n, 3).
+
+        Raises:
+            HandrailError: the weights are not fitted.
+        """
+        if self.weights is None:
+            raise HandrailError("rerank: the weights are not fitted; call fit first")
+        return int((_cut(features) @ self.weights).argmax())
 
     def candidates(self, sessions: Sequence[Session], suggestions: Sequence[Suggestion]) -> list[Candidates]:
         """Return the candidates of each suggestion, in the order given."""
@@ -151,13 +162,20 @@ class Reranker:
                 heads = next(scores)
                 key = (session.id, step.index)
                 if key in own:
-                    found[key] = self._candidates(moment, heads, own[key])
+                    found[key] = self.consider(moment, heads, own[key])
         missing = [key for key in own if key not in found]
         if missing:
             raise HandrailError(f"rerank: no operator step {missing[0]} in the given sessions")
         return [found[s.session_id, s.step] for s in suggestions]
 
-    def _candidates(self, moment: Moment, heads: NDArray[np.float64], own: Suggestion) -> Candidates:
+    def consider(self, moment: Moment, heads: NDArray[np.float64], own: Suggestion) -> Candidates:
+        """Return what to choose from at one step.
+
+        Args:
+            moment: where.
+            heads: what the baseline makes of it, of `HeadBaseline.score_moments`.
+            own: the policy's suggestion.
+        """
         offered, shares = self.baseline.shares(moment, heads)
         at = {(offer.tool, offer.target): n for n, offer in enumerate(offered)}
         actions = [own.action]
@@ -220,9 +238,12 @@ class Reranker:
             found[n][0, 0] = one.suggestion.log_probability
         for (n, m), reading in zip(where, assess(self.decoder, cases, progress), strict=True):
             found[n][m, 0] = reading.suggestion.log_probability
-        for matrix in found:
-            np.maximum(matrix[:, 0], _RULED_OUT, out=matrix[:, 0])
         return found
+
+
+def _cut(features: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return features with the policy's log-probabilities no lower than what it rules out."""
+    return np.column_stack([np.maximum(features[:, 0], _RULED_OUT), features[:, 1:]])
 
 
 def _by_field(offer: Offer, action: Action) -> dict[str, Any]:

@@ -26,6 +26,8 @@ class Moment:
         kind: of the last event: `customer`, `operator`, `system`, `result`, `nothing_found`, or `start`.
         heads: what operators did so far.
         customer: the customer's messages so far.
+        heard: how many of them there were when the operator last acted.
+        shown: what each place on the screens acted on so far held when it was last shown.
         operator: the operator's and the system's messages so far.
         results: the back end's answers so far.
         submissions: for each form, what it was submitted with so far, each time with the number of customer messages
@@ -41,6 +43,8 @@ class Moment:
     operator: list[str] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
     submissions: dict[str, list[tuple[dict[str, Arg], int]]] = field(default_factory=dict)
+    heard: int = 0
+    shown: dict[str, Arg] = field(default_factory=dict)
 
     @property
     def procedure(self) -> str:
@@ -62,8 +66,10 @@ class Moment:
                 self.kind = event.role
 
     def did(self, action: Action) -> None:
-        """Take in what the operator did."""
+        """Take in what the operator did, which ends the moment."""
         self.heads.append(head_of(action))
+        self.shown.update(self.state.values)
+        self.heard = len(self.customer)
         if action.tool == "submit_form":
             self.submissions.setdefault(action.target, []).append((action.args, len(self.customer)))
 
@@ -117,6 +123,7 @@ class Watch:
             session = Session(self._session_id, "", observation.issue, self._operator, observation.brief)
             moment, known, shown = Moment(session, 0, observation.state), 0, 0
         for step in history[known:]:
+            moment.index, moment.state = step.index, step.state
             moment.see(step.events[shown:])
             shown = 0
             if step.actor in ("operator", "policy"):

@@ -11,11 +11,12 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from desks import assert_same, follow, observe
 from toys import DESK, random_session, random_sessions, sharpen, tiny_policy
 
 from handrail.agents.assess import Reading, assess
 from handrail.agents.critic import Case
-from handrail.agents.decoding import INVALID, UNFINISHED, Decoder, Suggestion
+from handrail.agents.decoding import INVALID, UNFINISHED, Decoder
 from handrail.agents.desk import Desk
 from handrail.agents.encoding import windows
 from handrail.agents.key_values import KeyValues
@@ -25,11 +26,6 @@ from handrail.agents.transcript import TranscriptConfig
 from handrail.envs.errors import HandrailError
 from handrail.envs.schema import Action, Control, Message, Session, Step, UIState
 from handrail.envs.spaces import Observation
-
-
-def observe(session: Session, index: int) -> Observation:
-    step = session.steps[index]
-    return Observation(session.issue, session.brief, index, step.state, step.events, session.steps[:index])
 
 
 def mixed_sessions(seed: int, lengths: Iterable[int]) -> list[Session]:
@@ -49,37 +45,6 @@ def mixed_sessions(seed: int, lengths: Iterable[int]) -> list[Session]:
             steps[2] = msgspec.structs.replace(steps[2], actor="policy")
         found.append(msgspec.structs.replace(session, operator=f"person{number}", steps=tuple(steps)))
     return found
-
-
-def follow(desk: Desk, sessions: list[Session], starts: Iterable[int], group: int = 99) -> list[Suggestion]:
-    """Work sessions step by step as logged, each from its own start on, `group` at a time in changing order."""
-    found = {}
-    begun = dict(zip((s.id for s in sessions), starts, strict=True))
-    for clock in range(max(begun.values()) + max(len(s.steps) for s in sessions)):
-        running = [s for s in sessions if 0 <= clock - begun[s.id] < len(s.steps)]
-        running = running[:: -1 if clock % 2 else 1]
-        for s in running:
-            if clock == begun[s.id]:
-                desk.begin(s.id, operator=s.operator, session_id=s.id)
-        for some in (running[n : n + group] for n in range(0, len(running), group)):
-            asked = {s.id: observe(s, clock - begun[s.id]) for s in some}
-            given = desk.suggest(asked)
-            assert list(given) == list(asked)
-            found.update({(key, suggestion.step): suggestion for key, suggestion in given.items()})
-        for s in running:
-            if clock - begun[s.id] == len(s.steps) - 1:
-                desk.finish(s.id)
-    acted = [(s.id, step.index) for s in sessions for step in s.steps if step.actor in ("operator", "policy")]
-    return [found[key] for key in acted]
-
-
-def assert_same(given: list[Suggestion], expected: list[Suggestion]) -> None:
-    assert [(s.session_id, s.step, s.tokens, s.action) for s in given] == [
-        (s.session_id, s.step, s.tokens, s.action) for s in expected
-    ]
-    for name in ("log_probability", "min_probability", "margin", "entropy"):
-        ours, theirs = ([getattr(s, name) for s in found] for found in (given, expected))
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4, err_msg=name)
 
 
 def policy_for(seed: int, **shape: Any) -> Policy:

@@ -14,6 +14,7 @@ from strategies import sessions as any_session
 
 from handrail.agents.baselines._arguments import ArgumentFiller
 from handrail.agents.baselines._moments import Moment, Watch, moments
+from handrail.agents.baselines._situation import situation
 from handrail.agents.decoding import Suggestion
 from handrail.envs import registry
 from handrail.envs.bpm.load import names
@@ -445,7 +446,8 @@ def test_learns_from_real_logs(star_root, name: str, floor: float) -> None:
 def gathered(moment: Moment) -> tuple[object, ...]:
     one = moment.session
     known = (one.id, one.issue, one.operator, one.brief, moment.index, moment.state, moment.kind, moment.heads)
-    return copy.deepcopy((*known, moment.customer, moment.operator, moment.results, moment.submissions))
+    heard = moment.customer, moment.operator, moment.results, moment.submissions, moment.heard, moment.shown
+    return copy.deepcopy((*known, *heard))
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], deadline=None, max_examples=50)
@@ -462,3 +464,59 @@ def test_a_watched_session_has_the_moments_of_the_finished_one(one: Session, oth
         if step.actor == "operator":
             assert found == [expected.pop(step.index)] * 2
     assert expected == {}
+
+
+def counter(number: int, balance: int, asked: int, rng: np.random.Generator) -> Session:
+    """An operator pays out what is asked for where the balance covers it, and refuses otherwise."""
+    controls = (Control("pay", "button"), Control("refuse", "template"), Control("look", "button"))
+    covered = Action("click", "pay") if asked <= balance else reply("refuse")
+    said = (Message("customer", f"{asked} please, {('now', 'today', 'soon')[rng.integers(3)]}"),)
+    shown = UIState("desk", "payout", controls, {"account.balance": balance, "account.kind": "savings"})
+    steps = (Step(0, UIState("desk", "payout", controls), said, Action("click", "look")), Step(1, shown, (), covered))
+    return Session(f"c{number}", "hand", "payout", "w1", steps=steps)
+
+
+def test_trees_compare_what_is_on_the_screen_with_what_was_said() -> None:
+    """Amounts come from one range, so that neither alone tells much; words tell nothing."""
+    rng = np.random.default_rng(3)
+    drawn = [counter(n, int(rng.integers(100, 1000)), int(rng.integers(100, 1000)), rng) for n in range(700)]
+    right = {}
+    for name in ("trees", "tfidf"):
+        baseline = build(name)
+        baseline.fit(drawn[:500], 0)
+        made = [one for one in baseline.suggest(drawn[500:]) if one.step == 1]
+        right[name] = np.mean(
+            [same_action(one.action, s.steps[1].action) for one, s in zip(made, drawn[500:], strict=True)]
+        )
+    assert right["trees"] > 0.95
+    assert right["tfidf"] < 0.85
+
+
+def test_a_situation_has_quantities_their_differences_words_and_what_was_done() -> None:
+    one = Session("s", "hand", "payout", "worker_long_name", steps=(
+        Step(0, UIState("search", "payout", (), {"desk.today": "2025-03-10"}), (), Action("click", "look")),
+        Step(
+            1,
+            UIState("account", "payout", (), {"account.opened": "2025-03-01", "account.balance": 80, "kind": "joint"}),
+            (Message("customer", "I need 50 by 2025-03-12"), Message("customer", "No, 60!")),
+            reply("pay"),
+        ),
+    ))  # fmt: skip
+    found = [dict(situation(moment)) for moment, _ in moments(one)][1]
+    assert {name: value for name, value in found.items() if name.startswith("#")} == {
+        "#steps": 1.0,
+        "#since": 2.0,
+        "#done=click/look": 1.0,
+        "#account.balance": 80.0,
+        "#said1": 60.0,
+        "#said2": 50.0,
+        "#said1-said2": 10.0,
+        "#said1-account.balance": -20.0,
+        "#said2-account.balance": -30.0,
+        "#said_day1-account.opened": 11.0,
+        "#said_day1-desk.today": 2.0,
+        "#account.opened-desk.today": -9.0,
+    }
+    marks = {name for name in found if not name.startswith("#")}
+    assert {"by=worker_l", "kind=joint", "kind=customer", "last1=click/look", "new:no", "last:no", "any:need"} <= marks
+    assert not marks & {"last:need", "kind=80", "new:60"}

@@ -1,0 +1,108 @@
+"""A moment as named numbers: what the screen shows, how its quantities compare, what was said and done."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date
+from itertools import combinations
+
+from handrail.agents.baselines._moments import Moment
+from handrail.agents.baselines._values import words
+from handrail.envs.schema import Arg
+
+_DATE = re.compile(r"(?<!\d)\d{4}-\d{2}-\d{2}(?!\d)")
+_NUMBER = re.compile(r"(?<![\w.,-])\d+(?:\.\d+)?(?![\w-]|[.,]\d)")
+_MOST = 10
+"""Quantities of a kind that are compared with each other."""
+
+_LONGEST = 40
+"""Characters of a value that may be a word of a fixed list."""
+
+
+def situation(moment: Moment) -> dict[str, float]:
+    """Return what a moment is like, by name.
+
+    Names that begin with `#` are quantities, and unknown where they are missing: numbers on the screen, days, and the
+    difference of each two of a kind, those a customer said among them. Other names are marks, and mean no where they
+    are missing: words on the screen, words of customers, what was done.
+    """
+    found: dict[str, float] = {
+        f"by={moment.session.operator[:8]}": 1.0,
+        f"issue={moment.session.issue}": 1.0,
+        f"procedure={moment.procedure}": 1.0,
+        f"kind={moment.kind}": 1.0,
+        f"screen={moment.state.screen}": 1.0,
+        "#steps": float(len(moment.heads)),
+        "#since": float(len(moment.customer) - moment.heard),
+    }
+    for back in (1, 2, 3):
+        found[f"last{back}={'/'.join(moment.last_head(back))}"] = 1.0
+    for head in moment.heads:
+        name = f"#done={'/'.join(head)}"
+        found[name] = found.get(name, 0.0) + 1.0
+    numbers: dict[str, float] = {}
+    days: dict[str, float] = {}
+    for place, value in moment.state.values.items():
+        number, day = _quantity(value)
+        if number is not None:
+            numbers[place] = number
+        elif day is not None:
+            days[place] = day
+        elif len(str(value)) <= _LONGEST:
+            found[f"{place}={value}"] = 1.0
+    for place, value in moment.shown.items():
+        if place not in moment.state.values and (day := _quantity(value)[1]) is not None:
+            days[place] = day
+    numbers.update(_said("said", moment.customer, _numbers))
+    days.update(_said("said_day", moment.customer, _days))
+    for kind in (numbers, days):
+        found.update(_differences(kind))
+    found.update((f"#{place}", value) for place, value in numbers.items())
+    heard = {"new": moment.customer[moment.heard :], "last": moment.customer[-1:], "any": moment.customer}
+    for place, texts in heard.items():
+        for text in texts:
+            for word in words(text):
+                if not word.isdigit():
+                    found[f"{place}:{word}"] = 1.0
+    return found
+
+
+def _quantity(value: Arg) -> tuple[float | None, float | None]:
+    """Return a value as a number, or as a day; neither if it is a word."""
+    return (float(value), None) if isinstance(value, int | float) else _read(str(value))
+
+
+@functools.lru_cache(maxsize=65536)
+def _read(text: str) -> tuple[float | None, float | None]:
+    if (number := _NUMBER.fullmatch(text)) is not None:
+        return float(number.group()), None
+    return None, next(iter(_days(text)), None) if _DATE.fullmatch(text) else None
+
+
+@functools.lru_cache(maxsize=65536)
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(found) for found in _NUMBER.findall(text))
+
+
+@functools.lru_cache(maxsize=65536)
+def _days(text: str) -> tuple[float, ...]:
+    found = []
+    for day in _DATE.findall(text):
+        try:
+            found.append(float(date.fromisoformat(day).toordinal()))
+        except ValueError:  # no day of the calendar
+            continue
+    return tuple(found)
+
+
+def _said(name: str, texts: Sequence[str], read: Callable[[str], tuple[float, ...]]) -> dict[str, float]:
+    heard = [value for text in texts for value in read(text)]
+    return {f"{name}{back}": heard[-back] for back in (1, 2) if len(heard) >= back}
+
+
+def _differences(quantities: Mapping[str, float]) -> Iterator[tuple[str, float]]:
+    ordered = sorted(quantities, key=lambda place: (not place.startswith("said"), place))[:_MOST]
+    for one, other in combinations(ordered, 2):
+        yield f"#{one}-{other}", quantities[one] - quantities[other]

@@ -1,0 +1,66 @@
+"""A desk with a second reader: of running sessions what `handrail.agents.rerank` does of finished ones."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import TypeVar
+
+import numpy as np
+
+from handrail.agents.baselines._moments import Watch
+from handrail.agents.decoding import Suggestion
+from handrail.agents.desk import Desk
+from handrail.agents.rerank import Reranker
+from handrail.envs.spaces import Observation
+
+K = TypeVar("K", bound=Hashable)
+
+
+class RerankedDesk(Desk):
+    """Suggests the best of the policy's own next action and the actions that a baseline thinks likely.
+
+    A step at which the baseline has nothing to add costs no more than at a plain desk; else the policy reads the other
+    candidates, which are a few tokens each.
+
+    Args:
+        reranker: policy, baseline and their weights.
+        operator, constrained, copied: see `Desk`.
+
+    Raises:
+        HandrailError: the model does not look back as far as the policy's window.
+    """
+
+    def __init__(self, reranker: Reranker, operator: str = "", constrained: bool = True, copied: bool = False) -> None:
+        super().__init__(reranker.decoder.policy, operator, constrained, copied)
+        self.reranker = reranker
+        self._watched: dict[Hashable, Watch] = {}
+
+    def begin(self, key: Hashable, operator: str | None = None, session_id: str | None = None) -> None:
+        """Take in a session, as `Desk.begin` does."""
+        super().begin(key, operator, session_id)
+        running = self._running[key]
+        self._watched[key] = Watch(running.session_id, running.operator)
+
+    def finish(self, key: Hashable) -> None:
+        """Forget a session, as `Desk.finish` does."""
+        super().finish(key)
+        del self._watched[key]
+
+    def suggest(self, observations: Mapping[K, Observation]) -> dict[K, Suggestion]:
+        """Return the best candidate in each session with the policy's confidence in it, in the order given."""
+        own = super().suggest(observations)
+        moments = [self._watched[key].see(observation) for key, observation in observations.items()]
+        heads = self.reranker.baseline.score_moments(moments)
+        given = {
+            key: self.reranker.consider(moment, next(heads), one)
+            for moment, (key, one) in zip(moments, own.items(), strict=True)
+        }
+        read = {key: [one.suggestion] for key, one in given.items()}
+        for place in range(1, max((len(one.actions) for one in given.values()), default=1)):
+            asked = {key: one.actions[place] for key, one in given.items() if len(one.actions) > place}
+            for key, reading in self.assess(asked, self.reranker.decoder).items():
+                read[key].append(reading.suggestion)
+        return {key: read[key][self._best(one.experts, read[key])] for key, one in given.items()}
+
+    def _best(self, experts: np.ndarray, read: list[Suggestion]) -> int:
+        return self.reranker.best(np.column_stack([[one.log_probability for one in read], experts]))
