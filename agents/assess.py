@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,6 +75,7 @@ def assess(
                 scores[row : row + len(tokens)],
             )
             row += len(tokens)
+            made = replace(made, second=cases[number].second)
             found[number] = Reading(made, seen[start].copy(), seen[end - 1].copy())
 
     read(policy.body, policy, branch(policy, plain), take, progress=progress)

@@ -33,10 +33,12 @@ class Trail(NamedTuple):
     Attributes:
         log_probability: sum over those actions, <= 0.
         min_probability: of the least sure of their tokens, in (0, 1].
+        second: log-probability by a second reader, of the action it finds least likely, <= 0; 0 without one.
     """
 
     log_probability: float = 0.0
     min_probability: float = 1.0
+    second: float = 0.0
 
 
 CLEAR = Trail()
@@ -49,13 +51,14 @@ def trail(notes: Sequence[Mapping[str, Any]]) -> Trail:
     Args:
         notes: what the runtime noted of the steps before (`handrail.agents.runtime`).
     """
-    total, least = 0.0, 1.0
+    total, least, second = 0.0, 1.0, 0.0
     for note in reversed(notes):
         if note["route"] != "run":
             break
         total += note["log_probability"]
         least = min(least, note["min_probability"])
-    return Trail(total, least)
+        second = min(second, note.get("second", 0.0))
+    return Trail(total, least, second)
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Case:
         accepted: whether the operator executed it unchanged.
         draft: what the operator had typed before the suggestion was shown; empty if it is hidden from the critic.
         trail: of the policy's own actions before it; empty where an operator did all of them.
+        second: `Suggestion.second` of the suggestion.
     """
 
     session: Session
@@ -77,6 +81,7 @@ class Case:
     accepted: bool
     draft: str = ""
     trail: Trail = CLEAR
+    second: float = 0.0
 
 
 class Critic(Protocol):
@@ -115,7 +120,8 @@ def replayed_verdicts(sessions: Sequence[Session], suggestions: Sequence[Suggest
         session = known[suggestion.session_id]
         step = session.steps[suggestion.step]
         if step.critical:
-            cases.append(Case(session, step.index, suggestion.action, same_action(suggestion.action, step.action)))
+            right = same_action(suggestion.action, step.action)
+            cases.append(Case(session, step.index, suggestion.action, right, second=suggestion.second))
     return cases
 
 
@@ -154,7 +160,8 @@ def feedback_verdicts(sessions: Sequence[Session]) -> list[Case]:
         notes = session.hidden.get("runtime", ())
         for case in recorded_verdicts([session], draft_known=False):
             if session.steps[case.step].critical if gated is None else case.step in gated:
-                cases.append(replace(case, trail=trail(notes[: case.step])))
+                second = notes[case.step].get("second", 0.0) if notes else 0.0
+                cases.append(replace(case, trail=trail(notes[: case.step]), second=second))
     return cases
 
 

@@ -55,6 +55,7 @@ class Suggestion:
         min_probability: the lowest probability of one of its tokens, in (0, 1].
         margin: the smallest gap between the most and the second most probable admissible token, in [0, 1].
         entropy: the largest entropy of an admissible distribution on the way, in nats.
+        second: log-probability of the action by a second reader (`handrail.agents.rerank`), <= 0; 0 without one.
     """
 
     session_id: str
@@ -65,6 +66,7 @@ class Suggestion:
     min_probability: float
     margin: float
     entropy: float
+    second: float = 0.0
 
 
 @dataclass

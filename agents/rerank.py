@@ -14,7 +14,7 @@ weights are those of a conditional logit (McFadden 1974), fitted on sessions tha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from handrail.agents.assess import assess
 from handrail.agents.baselines._heads import HeadBaseline
+from handrail.agents.baselines._inputs import takes_one_value
 from handrail.agents.baselines._moments import Moment, moments
 from handrail.agents.critic import Case
 from handrail.agents.decoding import Decoder, Suggestion
@@ -60,6 +61,10 @@ class Candidates:
     suggestion: Suggestion
     actions: tuple[Action, ...]
     experts: NDArray[np.float64]
+
+    def second(self, place: int) -> float:
+        """Return the baseline's log-probability of a candidate, head and fields."""
+        return float(self.experts[place].sum())
 
 
 class Reranker:
@@ -126,18 +131,20 @@ class Reranker:
         """
         given = self.candidates(sessions, suggestions)
         known = {session.id: session for session in sessions}
-        chosen = []
-        for one, matrix in zip(given, self._features(sessions, given, progress), strict=True):
-            chosen.append(one.actions[self.best(matrix)])
-        changed = [n for n, one in enumerate(given) if chosen[n] is not one.actions[0]]
+        features = self._features(sessions, given, progress)
+        chosen = [self.best(matrix) for matrix in features]
+        changed = [n for n, place in enumerate(chosen) if place]
         cases = [
-            Case(known[given[n].suggestion.session_id], given[n].suggestion.step, chosen[n], accepted=False)
+            Case(known[given[n].suggestion.session_id], given[n].suggestion.step, given[n].actions[chosen[n]], False)
             for n in changed
         ]
         found = [one.suggestion for one in given]
         for n, reading in zip(changed, assess(self.decoder, cases, progress), strict=True):
             found[n] = reading.suggestion
-        return found
+        return [
+            replace(one, second=given[n].second(place))
+            for n, (one, place) in enumerate(zip(found, chosen, strict=True))
+        ]
 
     def best(self, features: NDArray[np.float64]) -> int:
         """Return the place of the best candidate.
@@ -180,7 +187,7 @@ class Reranker:
         at = {(offer.tool, offer.target): n for n, offer in enumerate(offered)}
         actions = [own.action]
         mine = at.get((own.action.tool, own.action.target))
-        if mine is not None and offered[mine].tool == "submit_form":
+        if mine is not None and _has_fields(offered[mine]):
             actions.extend(self._refilled(moment, offered[mine], own.action))
         for n in np.argsort(-shares, kind="stable")[:_HEADS]:
             if shares[n] >= LIKELY and n != mine:
@@ -193,7 +200,7 @@ class Reranker:
         for row, action in enumerate(distinct.values()):
             n = at.get((action.tool, action.target))
             experts[row, 0] = np.log(1e-6 if n is None else max(float(shares[n]), 1e-6))
-            if n is not None and offered[n].tool == "submit_form":
+            if n is not None and _has_fields(offered[n]):
                 experts[row, 1] = self._fields(moment, offered[n], action)
         return Candidates(own, tuple(distinct.values()), experts)
 
@@ -219,8 +226,7 @@ class Reranker:
         return found
 
     def _fields(self, moment: Moment, offer: Offer, action: Action) -> float:
-        written = _by_field(offer, action)
-        chances = [self.baseline.chance(moment, offer.target, f, written.get(f.id)) for f in offer.fields]
+        chances = self.baseline.chances(moment, offer, _by_field(offer, action))
         return float(np.log(np.maximum(chances, _UNHEARD)).sum())
 
     def _features(
@@ -239,6 +245,11 @@ class Reranker:
         for (n, m), reading in zip(where, assess(self.decoder, cases, progress), strict=True):
             found[n][m, 0] = reading.suggestion.log_probability
         return found
+
+
+def _has_fields(offer: Offer) -> bool:
+    """Tell whether the baseline's filler weighs the arguments of an offer."""
+    return offer.tool == "submit_form" or takes_one_value(offer)
 
 
 def _cut(features: NDArray[np.float64]) -> NDArray[np.float64]:

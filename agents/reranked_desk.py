@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from handrail.agents.baselines._moments import Watch
 from handrail.agents.decoding import Suggestion
 from handrail.agents.desk import Desk
-from handrail.agents.rerank import Reranker
+from handrail.agents.rerank import Candidates, Reranker
 from handrail.envs.spaces import Observation
 
 K = TypeVar("K", bound=Hashable)
@@ -60,7 +61,8 @@ class RerankedDesk(Desk):
             asked = {key: one.actions[place] for key, one in given.items() if len(one.actions) > place}
             for key, reading in self.assess(asked, self.reranker.decoder).items():
                 read[key].append(reading.suggestion)
-        return {key: read[key][self._best(one.experts, read[key])] for key, one in given.items()}
+        return {key: self._best(one, read[key]) for key, one in given.items()}
 
-    def _best(self, experts: np.ndarray, read: list[Suggestion]) -> int:
-        return self.reranker.best(np.column_stack([[one.log_probability for one in read], experts]))
+    def _best(self, given: Candidates, read: list[Suggestion]) -> Suggestion:
+        place = self.reranker.best(np.column_stack([[one.log_probability for one in read], given.experts]))
+        return replace(read[place], second=given.second(place))

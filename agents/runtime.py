@@ -17,7 +17,7 @@ label as feedback if the rule asks for labels.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -87,7 +87,7 @@ class Runtime:
         made = self.desk.suggest(observations)
         actions = {number: spelled(one.action, observations[number]) for number, one in made.items()}
         critical = {n: self._running[n].env.world.critical(action) for n, action in actions.items()}
-        scores = self._scores({n: action for n, action in actions.items() if critical[n]}, observations)
+        scores = self._scores({n: action for n, action in actions.items() if critical[n]}, made, observations)
         return {
             number: self._decided(
                 self._running[number],
@@ -157,20 +157,29 @@ class Runtime:
         seat.passed(action)
         return action
 
-    def _scores(self, actions: Mapping[int, Action], observations: Mapping[int, Observation]) -> dict[int, float]:
+    def _scores(
+        self,
+        actions: Mapping[int, Action],
+        made: Mapping[int, Suggestion],
+        observations: Mapping[int, Observation],
+    ) -> dict[int, float]:
         """Return the critic's score of each action."""
         if self.critic is None or not actions:
             return {}
         if isinstance(self.critic, StateCritic) and self.desk is not None and self.critic.policy is self.desk.policy:
-            readings = self.desk.assess(actions)
+            readings = [
+                replace(reading, suggestion=replace(reading.suggestion, second=made[number].second))
+                for number, reading in self.desk.assess(actions).items()
+            ]
             trails = [trail(self._running[number].steps) for number in actions]
-            return dict(zip(actions, map(float, self.critic.judge(list(readings.values()), trails)), strict=True))
+            return dict(zip(actions, map(float, self.critic.judge(readings, trails)), strict=True))
         cases = []
         for number, action in actions.items():
             seen, env = observations[number], self._running[number].env
             now = Step(seen.index, seen.state, seen.events, action, "policy")
             session = msgspec.structs.replace(env.session(), steps=(*seen.history, now), tail=())
-            cases.append(Case(session, seen.index, action, False, trail=trail(self._running[number].steps)))
+            led = trail(self._running[number].steps)
+            cases.append(Case(session, seen.index, action, False, trail=led, second=made[number].second))
         return dict(zip(actions, map(float, self.critic.score(cases)), strict=True))
 
 
@@ -185,6 +194,7 @@ def _noted(ruling: Ruling, made: Suggestion, critical: bool, score: float) -> di
         "min_probability": made.min_probability,
         "margin": made.margin,
         "entropy": made.entropy,
+        "second": made.second,
     }
 
 

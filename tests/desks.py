@@ -43,6 +43,6 @@ def assert_same(given: list[Suggestion], expected: list[Suggestion]) -> None:
     assert [(s.session_id, s.step, s.tokens, s.action) for s in given] == [
         (s.session_id, s.step, s.tokens, s.action) for s in expected
     ]
-    for name in ("log_probability", "min_probability", "margin", "entropy"):
+    for name in ("log_probability", "min_probability", "margin", "entropy", "second"):
         ours, theirs = ([getattr(s, name) for s in found] for found in (given, expected))
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4, err_msg=name)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 from handrail.agents.baselines._inputs import InputFiller, takes_one_value
 from handrail.agents.baselines._moments import Head, Moment, head_of, moments
@@ -67,12 +67,13 @@ class ArgumentFiller:
                 args[control.id] = candidates[source]
         return args, chances
 
-    def chance(self, moment: Moment, form: str, control: Control, value: Arg) -> float:
-        """Return the chance that `value` of a field is right, 0 if it is no candidate."""
-        candidates = self._candidates(moment, form, control)
-        key = value_key(value)
-        chances = self._chances(moment, form, control, candidates)
-        return max((chance for source, chance in chances.items() if value_key(candidates[source]) == key), default=0.0)
+    def chances(self, moment: Moment, offer: Offer, args: Mapping[str, Arg]) -> list[float]:
+        """Return the chance that each argument is right, 0 for one that is no candidate; empty for messages."""
+        if takes_one_value(offer):
+            return self._inputs.chances(moment, offer, args)
+        if offer.tool != "submit_form":
+            return []
+        return [self._chance(moment, offer.target, field, args.get(field.id)) for field in offer.fields]
 
     def _learn_values(self, sessions: Sequence[Session]) -> None:
         self._fields, self._texts = {}, Counter()
@@ -150,6 +151,12 @@ class ArgumentFiller:
                 found[_FREQUENT] = field.spelling[counts.most_common(1)[0][0]]
                 break
         return found
+
+    def _chance(self, moment: Moment, form: str, control: Control, value: Arg) -> float:
+        candidates = self._candidates(moment, form, control)
+        key = value_key(value)
+        chances = self._chances(moment, form, control, candidates)
+        return max((chance for source, chance in chances.items() if value_key(candidates[source]) == key), default=0.0)
 
     def _choose(self, moment: Moment, form: str, control: Control, candidates: dict[str, Arg]) -> tuple[str, float]:
         """Return the candidate most often right and its chance."""

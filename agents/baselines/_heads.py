@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -92,9 +92,9 @@ class HeadBaseline(ABC):
         weights = np.where(position >= 0, scores[position], 0.0) + _FLOOR
         return offered, weights / weights.sum()
 
-    def chance(self, moment: Moment, form: str, field: Control, value: Arg) -> float:
-        """Return the chance that a value of a form's field is right, 0 for one that was not thought of."""
-        return self._filler.chance(moment, form, field, value)
+    def chances(self, moment: Moment, offer: Offer, args: Mapping[str, Arg]) -> list[float]:
+        """Return the chance that each argument is right, 0 for one that was not thought of; empty for messages."""
+        return self._filler.chances(moment, offer, args)
 
     def fill(self, moment: Moment, offer: Offer) -> tuple[dict[str, Arg], list[float]]:
         """Return arguments for a chosen offer and the chance that each is right."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 
 from handrail.agents.baselines._moments import Head, Moment, head_of
 from handrail.agents.baselines._values import RECURS, Field, Sources, Words, find, option_phrases, value_key, words
@@ -150,6 +150,16 @@ class InputFiller:
         chances = self._sources.chances(candidates, _contexts(moment, head, field, candidates))
         best = max(chances, key=lambda source: chances[source])
         return {field.id: candidates[best]}, [chances[best]]
+
+    def chances(self, moment: Moment, offer: Offer, args: Mapping[str, Arg]) -> list[float]:
+        """Return the chance that the argument of an offer is right, 0 if it is no candidate."""
+        (field,) = offer.fields
+        head, key = (offer.tool, offer.target), value_key(args.get(field.id))
+        candidates = self._candidates(moment, head, field)
+        if not candidates:
+            return [0.0]
+        chances = self._sources.chances(candidates, _contexts(moment, head, field, candidates))
+        return [max((chances[source] for source in candidates if value_key(candidates[source]) == key), default=0.0)]
 
     def _candidates(self, moment: Moment, head: Head, field: Control) -> dict[str, Arg]:
         """Return candidate values by where they come from; a source that has none is left out."""

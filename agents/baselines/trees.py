@@ -21,16 +21,26 @@ from handrail.agents.baselines._situation import situation
 from handrail.envs.schema import Session
 
 _CHUNK = 4096
-_LEAST = 60
+_LEAST = 15
 """Moments after an action below which it shares a classifier with the other rare ones."""
 
-_FEATURES = 400
+_SEEN = 4
+"""Actions that followed less often are left to what generally follows."""
+
+_FEATURES = 800
 """Most features of one classifier; the most frequent are kept."""
 
-_ITERATIONS, _RATE, _LEAVES, _LEAF, _PENALTY = 60, 0.12, 12, 6, 2.0
+_SETTINGS: dict[str, Any] = {
+    "n_estimators": 60,
+    "learning_rate": 0.12,
+    "num_leaves": 12,
+    "min_child_samples": 6,
+    "reg_lambda": 2.0,
+    "colsample_bytree": 0.5,
+}
 
 _SMOOTHING = 0.5
-"""Weight of what generally follows the action, in moments, beside the classifier's: it has never seen some heads."""
+"""Weight of what generally follows the action, in moments, beside the classifier's, which has never seen some heads."""
 
 
 class _After(NamedTuple):
@@ -39,9 +49,9 @@ class _After(NamedTuple):
     Attributes:
         columns: feature -> column.
         classes: positions in `heads` that the model tells apart.
-        model: `None` if only one action ever followed.
+        model: `None` if no two actions followed often enough to be told apart.
         usual: how often each head followed, as shares, shape (heads,).
-        seen: how many moments were learned from.
+        seen: how many moments there were.
     """
 
     columns: dict[str, int]
@@ -85,37 +95,36 @@ class Baseline(HeadBaseline):
         return last if last in self._own else None
 
     def _learn(self, rows: Sequence[tuple[dict[str, float], int]], seed: int) -> _After:
-        from sklearn.ensemble import HistGradientBoostingClassifier
+        from lightgbm import LGBMClassifier
 
         labels = np.array([label for _, label in rows])
         usual = np.bincount(labels, minlength=len(self.heads)) / len(labels)
-        classes = np.unique(labels)
-        if len(classes) == 1:
-            return _After({}, classes, None, usual, len(rows))
-        counts = Counter(name for features, _ in rows for name in features)
-        kept = [name for name, count in counts.most_common(_FEATURES) if count >= min(5, len(rows))]
-        columns = {name: n for n, name in enumerate(sorted(kept))}
-        model = HistGradientBoostingClassifier(
-            max_iter=_ITERATIONS,
-            learning_rate=_RATE,
-            max_leaf_nodes=_LEAVES,
-            min_samples_leaf=_LEAF,
-            l2_regularization=_PENALTY,
-            max_features=0.5,
-            early_stopping=False,
-            random_state=seed,
-        )
-        model.fit(_matrix([features for features, _ in rows], columns), labels)
-        return _After(columns, np.asarray(model.classes_, dtype=np.int64), model, usual, len(rows))
+        common = np.flatnonzero(np.bincount(labels) >= _SEEN)
+        kept = np.flatnonzero(np.isin(labels, common))
+        if len(common) < 2:
+            return _After({}, common, None, usual, len(rows))
+        known = [rows[n][0] for n in kept.tolist()]
+        counts = Counter(name for features in known for name in features)
+        names = [name for name, count in counts.most_common(_FEATURES) if count >= _SEEN]
+        columns = {name: n for n, name in enumerate(sorted(names))}
+        model = LGBMClassifier(**_SETTINGS, random_state=seed, deterministic=True, force_row_wise=True, verbose=-1)
+        model.fit(_matrix(known, columns), labels[kept])
+        classes = np.asarray(model.classes_, dtype=np.int64)
+        return _After(columns, classes, model.booster_, usual, len(rows))
 
     @staticmethod
     def _predict(after: _After, features: Sequence[dict[str, float]]) -> NDArray[np.float64]:
         found = np.zeros((len(features), len(after.usual)))
-        found[:, after.classes] = (
-            1.0 if after.model is None else after.model.predict_proba(_matrix(features, after.columns))
-        )
+        if after.model is None:
+            found[:, after.classes] = 1.0
+        else:
+            made = np.asarray(after.model.predict(_matrix(features, after.columns), num_threads=1))
+            found[:, after.classes] = made if made.ndim == 2 else np.column_stack([1 - made, made])
+        others = after.usual.copy()
+        others[after.classes] = 0.0
         weight = _SMOOTHING / (after.seen + _SMOOTHING)
-        return (1 - weight) * found + weight * after.usual
+        shares: NDArray[np.float64] = (1 - others.sum()) * found + others
+        return (1 - weight) * shares + weight * after.usual
 
 
 def _matrix(rows: Sequence[dict[str, float]], columns: dict[str, int]) -> NDArray[np.float32]:

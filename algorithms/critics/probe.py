@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +14,9 @@ from handrail.agents.assess import Reading, assess
 from handrail.agents.critic import Case, Trail
 from handrail.agents.decoding import Decoder
 from handrail.agents.policy import Policy
+from handrail.algorithms.config import ProbeConfig
 from handrail.envs.errors import HandrailError
 from handrail.envs.files import atomic_path
-
-
-@dataclass(frozen=True)
-class Config:
-    """How the probe is fitted.
-
-    Attributes:
-        inverse_regularisation: the grid of C of the logistic regression; chosen by cross-validation over sessions.
-        folds: of that cross-validation.
-        max_cases: at most this many cases are read, whole sessions drawn at random.
-    """
-
-    inverse_regularisation: tuple[float, ...]
-    folds: int
-    max_cases: int
 
 
 class ProbeCritic:
@@ -50,16 +35,17 @@ class ProbeCritic:
 
 
 def features(policy: Policy, cases: Sequence[Case]) -> NDArray[np.float32]:
-    """Return what the probe reads, shape (n, 2 * hidden size + 6).
+    """Return what the probe reads, shape (n, 2 * hidden size + 8).
 
     The policy's states before and after the suggestion, and its confidence in it: log-probability (nats), lowest token
-    probability, margin, entropy; then its confidence in what it did since an operator last acted (`Trail`).
+    probability, margin, entropy, a second reader's; then that in what it did since an operator last acted (`Trail`).
     """
     return _features(assess(Decoder(policy), cases), [case.trail for case in cases])
 
 
 def _features(readings: Sequence[Reading], trails: Sequence[Trail]) -> NDArray[np.float32]:
-    confidence = [(s.log_probability, s.min_probability, s.margin, s.entropy) for s in (r.suggestion for r in readings)]
+    made = [reading.suggestion for reading in readings]
+    confidence = [(s.log_probability, s.min_probability, s.margin, s.entropy, s.second) for s in made]
     return np.hstack(
         [
             np.array([r.before for r in readings]),
@@ -70,9 +56,7 @@ def _features(readings: Sequence[Reading], trails: Sequence[Trail]) -> NDArray[n
     )
 
 
-def fit(
-    policy: Policy, cases: Sequence[Case], config: Config, folder: Path, seed: int, tracking: str = "none"
-) -> ProbeCritic:
+def fit(policy: Policy, cases: Sequence[Case], config: ProbeConfig, folder: Path, seed: int) -> ProbeCritic:
     """Fit the probe on verdicts; the penalty is chosen by cross-validation that keeps sessions together."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV
@@ -85,7 +69,7 @@ def fit(
     search = GridSearchCV(
         make_pipeline(StandardScaler(), LogisticRegression(max_iter=500, random_state=seed)),
         {"logisticregression__C": list(config.inverse_regularisation)},
-        scoring="neg_log_loss",
+        scoring=likelihood(),
         cv=folds_of("probe", labels, groups, config.folds),
     )
     search.fit(features(policy, chosen), labels, groups=groups)
@@ -121,6 +105,13 @@ def folds_of(name: str, labels: Any, groups: Any, folds: int) -> list[tuple[Any,
         f"critic {name}: {len(labels)} verdicts from {sessions} sessions, {accepted} of them accepted, are too few or "
         f"too much alike to learn from in {folds} folds; give more sessions (data.splits.feedback), or leave it out"
     )
+
+
+def likelihood() -> Any:
+    """Return minus the log loss as a scorer that takes folds in which all verdicts are the same."""
+    from sklearn.metrics import log_loss, make_scorer
+
+    return make_scorer(log_loss, response_method="predict_proba", greater_is_better=False, labels=[False, True])
 
 
 def draw_sessions(cases: Sequence[Case], limit: int, rng: np.random.Generator) -> list[Case]:

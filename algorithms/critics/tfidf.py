@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +13,8 @@ from numpy.typing import NDArray
 from handrail.agents.critic import Case
 from handrail.agents.policy import Policy
 from handrail.agents.transcript import Transcript, write_action
-from handrail.algorithms.critics.probe import folds_of, save
-
-
-@dataclass(frozen=True)
-class Config:
-    """How the text is turned into features.
-
-    Attributes:
-        inverse_regularisation: grid of C of the logistic regression, chosen by cross-validation over sessions.
-        folds: of that cross-validation.
-        recent: how many of the last transcript entries are the context.
-        min_df: features in fewer cases are left out.
-    """
-
-    inverse_regularisation: tuple[float, ...]
-    folds: int
-    recent: int
-    min_df: int
+from handrail.algorithms.config import TfidfConfig
+from handrail.algorithms.critics.probe import folds_of, likelihood, save
 
 
 class TfidfCritic:
@@ -67,9 +50,7 @@ def columns(transcript: Transcript, cases: Sequence[Case], recent: int) -> list[
     return found
 
 
-def fit(
-    policy: Policy, cases: Sequence[Case], config: Config, folder: Path, seed: int, tracking: str = "none"
-) -> TfidfCritic:
+def fit(policy: Policy, cases: Sequence[Case], config: TfidfConfig, folder: Path, seed: int) -> TfidfCritic:
     """Fit vocabulary and regression on verdicts; the penalty is chosen by cross-validation over sessions."""
     from sklearn.compose import ColumnTransformer
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -94,7 +75,7 @@ def fit(
     search = GridSearchCV(
         LogisticRegression(max_iter=200, solver="liblinear", random_state=seed),
         {"C": list(config.inverse_regularisation)},
-        scoring="neg_log_loss",
+        scoring=likelihood(),
         cv=folds_of("tfidf", labels, groups, config.folds),
     )
     search.fit(matrix, labels, groups=groups)

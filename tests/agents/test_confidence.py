@@ -14,13 +14,14 @@ EXPECTED = {
     "log_probability": [-0.1, -2.0, -3.0],
     "margin": [0.8, 0.05, -0.4],
     "min_probability": [0.9, 0.3, 0.2],
+    "second_reader": [-0.3, -4.0, -0.7],
 }
 """Scores of `SUGGESTIONS`: the first is the surest by every method, the others change places."""
 
 SUGGESTIONS = [
-    Suggestion("s", 0, Action("send_reply", "a"), (1, 2), -0.1, 0.9, 0.8, 0.2),
-    Suggestion("s", 1, Action("send_reply", "b"), (1, 2), -2.0, 0.3, 0.05, 1.5),
-    Suggestion("s", 2, Action("send_reply", "c"), (1, 2), -3.0, 0.2, -0.4, 0.9),
+    Suggestion("s", 0, Action("send_reply", "a"), (1, 2), -0.1, 0.9, 0.8, 0.2, -0.3),
+    Suggestion("s", 1, Action("send_reply", "b"), (1, 2), -2.0, 0.3, 0.05, 1.5, -4.0),
+    Suggestion("s", 2, Action("send_reply", "c"), (1, 2), -3.0, 0.2, -0.4, 0.9, -0.7),
 ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from toys import DESK, FORM, colour_sessions, random_sessions, sharpen, tiny_policy
@@ -85,7 +87,9 @@ def test_weights_decide_who_is_heard(reranker: Reranker) -> None:
     baselines_choice = Action("submit_form", "book", {"Name": "John", "Day": "Monday"})
     alone = Reranker(reranker.decoder, reranker.baseline, [1.0, 0.0, 0.0]).rerank([session], [own])
     head = Reranker(reranker.decoder, reranker.baseline, [0.0, 1.0, 0.0]).rerank([session], [own])
-    assert alone == [own]
+    assert [replace(one, second=0.0) for one in alone] == [own]
+    assert alone[0].second == pytest.approx(np.log(1e-6)), "nobody ever said hello, and a greeting has no fields"
+    assert np.log(0.5) < head[0].second <= 0, "always done, and always with these values"
     assert head[0].action == baselines_choice
     assert (head[0].session_id, head[0].step) == ("new", 0)
     assert head[0].log_probability != own.log_probability, "it is the policy's confidence in the chosen action"
