@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -49,8 +49,30 @@ class PolicyConfig:
     max_length: int = 4096
     lora_rank: int = 0
     lora_alpha: int = 32
-    dtype: str = "float32"
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
     extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "hidden_size", "layers", "heads", "feed_forward", "max_length"):
+            if getattr(self, name) < 1:
+                raise HandrailError(f"policy.{name}={getattr(self, name)}: expected at least 1")
+        if self.digits is not None and self.digits < 1:
+            raise HandrailError(f"policy.digits={self.digits}: expected at least 1, or null for what merges make of it")
+        if self.lora_rank < 0 or self.lora_alpha <= 0:
+            raise HandrailError(
+                f"policy.lora_rank={self.lora_rank}, policy.lora_alpha={self.lora_alpha}: expected a rank of at least "
+                "0 and a scale above 0; lora_rank=0 trains all weights"
+            )
+        if self.model is None and self.lora_rank:
+            raise HandrailError(
+                f"policy.lora_rank={self.lora_rank} with policy.model=null: expected a pretrained model to adapt; give "
+                "policy.model=ORG/NAME, or policy.lora_rank=0"
+            )
+        if self.model is None and self.hidden_size % (2 * self.heads):
+            raise HandrailError(
+                f"policy.hidden_size={self.hidden_size}, policy.heads={self.heads}: expected a hidden size that is a "
+                "multiple of twice the heads (rotary positions come in pairs)"
+            )
 
 
 class Policy:

@@ -28,7 +28,7 @@ import msgspec
 import numpy as np
 
 from handrail.agents.operators.expert import Expert, Style
-from handrail.agents.operators.human import Operator, Person, crew
+from handrail.agents.operators.human import CREW, Operator, Person, Slips, crew
 from handrail.agents.operators.verdicts import ERROR, SHARES, Rates, Reviewer, Suggester
 from handrail.envs.bpm.case import draw_case
 from handrail.envs.bpm.clock import Seconds
@@ -40,9 +40,6 @@ from handrail.envs.errors import HandrailError
 from handrail.envs.logs.store import PART_SUFFIX, SessionWriter, merge
 from handrail.envs.normalize import same_action
 from handrail.envs.schema import Control, Session
-
-CREW = 6
-"""Operators of a simulated desk."""
 
 CHUNK = 100
 """Sessions that a process works at a time; a store has a row group for each, so its bytes depend on it."""
@@ -254,19 +251,20 @@ The second is derived: automation brought 139.1 s, a quarter less than confirmin
 """
 
 
-def crew_of(domain: Domain | str | Path, seed: int, size: int = CREW) -> tuple[Person, ...]:
+def crew_of(domain: Domain | str | Path, seed: int, size: int = CREW, slips: Slips | None = None) -> tuple[Person, ...]:
     """Return the people who work the sessions that `simulate` draws with this seed.
 
     Args:
         domain: as for `simulate`.
         seed: of the sessions.
         size: how many people there are, >= 1.
+        slips: how often they slip on average.
 
     Raises:
         HandrailError: the domain is unknown, or `size` is less than 1.
     """
     loaded = domain if isinstance(domain, Domain) else load_domain(domain)
-    return crew(size, seed, Seconds.of(loaded.desk.seconds))
+    return crew(size, seed, Seconds.of(loaded.desk.seconds), slips)
 
 
 def calibrate(

@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from handrail.envs.errors import HandrailError
+
+
+def _between(name: str, value: float, low: float, high: float, what: str) -> None:
+    """Raise HandrailError unless `low < value < high`."""
+    if not low < value < high:
+        raise HandrailError(f"{name}={value}: expected {what} above {low:g} and below {high:g}")
+
+
+def _shares(name: str, values: Sequence[float], what: str) -> None:
+    if not values:
+        raise HandrailError(f"{name}=[]: expected at least one {what}")
+    for number, value in enumerate(values):
+        _between(f"{name}[{number}]", value, 0, 1, f"a {what}")
+
+
+def _at_least(where: str, config: Any, least: dict[str, float]) -> None:
+    for name, bound in least.items():
+        value = getattr(config, name)
+        if value < bound:
+            raise HandrailError(f"{where}.{name}={value}: expected at least {bound:g}")
 
 
 @dataclass(frozen=True)
@@ -25,11 +46,13 @@ class TrainingConfig:
         clip: largest gradient norm.
         bf16: train in bfloat16 autocast where the processor has it.
         save_steps: a checkpoint is written every so many batches; 0 writes none.
+        watch: how many times during training what is learned is judged on sessions nothing is learned from, evenly
+            spread and at the end, where the learner has some (`handrail.algorithms.progress`); 0 judges nothing.
     """
 
     epochs: float = 1.0
     token_budget: int = 4096
-    optimizer: str = "muon"
+    optimizer: Literal["muon", "adamw"] = "muon"
     learning_rate: float = 3e-3
     matrix_learning_rate: float = 0.02
     weight_decay: float = 0.1
@@ -38,6 +61,27 @@ class TrainingConfig:
     clip: float = 1.0
     bf16: bool = True
     save_steps: int = 500
+    watch: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.epochs > 0:
+            raise HandrailError(f"training.epochs={self.epochs}: expected passes over the data, more than 0")
+        _at_least(
+            "training",
+            self,
+            {
+                "token_budget": 1,
+                "learning_rate": 0,
+                "matrix_learning_rate": 0,
+                "weight_decay": 0,
+                "clip": 0,
+                "save_steps": 0,
+                "watch": 0,
+            },
+        )
+        for name in ("warmup", "decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise HandrailError(f"training.{name}={getattr(self, name)}: expected a share of the steps in [0, 1]")
 
 
 @dataclass(frozen=True)
@@ -89,7 +133,7 @@ class DaggerConfig:
     rounds: int = 3
     sessions: int = 200
     part: int = 50
-    rule: str = "copilot"
+    rule: Literal["alone", "copilot", "dagger", "gated"] = "copilot"
     options: dict[str, Any] = field(default_factory=dict)
     replay: float = 0.5
     sft: SFTConfig = field(
@@ -102,3 +146,143 @@ class DaggerConfig:
                 raise HandrailError(f"dagger.{name}={getattr(self, name)}: expected at least 1")
         if not 0 <= self.replay <= 1:
             raise HandrailError(f"dagger.replay={self.replay}: expected a share of the base logs in [0, 1]")
+
+
+@dataclass(frozen=True)
+class FullConfig:
+    """How the critic `full` is trained (`handrail.algorithms.critics.full`).
+
+    Attributes:
+        training: how long and how fast.
+    """
+
+    training: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(
+            epochs=1.5, learning_rate=1e-3, matrix_learning_rate=5e-3, save_steps=200
+        )
+    )
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """How the critic `probe` is fitted (`handrail.algorithms.critics.probe`).
+
+    Attributes:
+        inverse_regularisation: the grid of C of the logistic regression; chosen by cross-validation over sessions.
+        folds: of that cross-validation.
+        max_cases: at most this many cases are read, whole sessions drawn at random.
+    """
+
+    inverse_regularisation: tuple[float, ...] = (0.001, 0.01, 0.1)
+    folds: int = 3
+    max_cases: int = 12000
+
+    def __post_init__(self) -> None:
+        _check_regression("critic.probe", self.inverse_regularisation, self.folds)
+        _at_least("critic.probe", self, {"max_cases": 1})
+
+
+@dataclass(frozen=True)
+class RobustConfig(ProbeConfig):
+    """How the critic `robust` is fitted (`handrail.algorithms.critics.robust`).
+
+    Attributes:
+        resumed: belief in [0, 1] that a resumed suggestion was right.
+        replaced: the same for one that was replaced.
+    """
+
+    inverse_regularisation: tuple[float, ...] = (0.003, 0.01, 0.03)
+    resumed: float = 0.5
+    replaced: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("resumed", "replaced"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise HandrailError(f"critic.robust.{name}={value}: expected a belief from 0 to 1")
+
+
+@dataclass(frozen=True)
+class TfidfConfig:
+    """How the critic `tfidf` turns text into features and is fitted (`handrail.algorithms.critics.tfidf`).
+
+    Attributes:
+        inverse_regularisation: grid of C of the logistic regression, chosen by cross-validation over sessions.
+        folds: of that cross-validation.
+        recent: how many of the last transcript entries are the context.
+        min_df: features in fewer cases are left out.
+    """
+
+    inverse_regularisation: tuple[float, ...] = (1.0, 3.0, 10.0)
+    folds: int = 3
+    recent: int = 6
+    min_df: int = 3
+
+    def __post_init__(self) -> None:
+        _check_regression("critic.tfidf", self.inverse_regularisation, self.folds)
+        _at_least("critic.tfidf", self, {"recent": 1, "min_df": 1})
+
+
+CRITIC_CONFIGS: dict[str, type[Any]] = {
+    "full": FullConfig,
+    "probe": ProbeConfig,
+    "robust": RobustConfig,
+    "tfidf": TfidfConfig,
+}
+"""Critic, a module of `handrail.algorithms.critics`, -> its options: the modules are too heavy to import for them."""
+
+
+@dataclass(frozen=True)
+class CertifyConfig:
+    """What a study certifies of the scores of logged steps (`handrail.algorithms.certify`).
+
+    Attributes:
+        method: the critic or confidence score whose thresholds are deployed; the others are certified beside it.
+        targets: precisions.
+        delta: chance that a certificate is wrong.
+        starts: shares of the steps at which testing starts; `delta` is split over them.
+    """
+
+    method: str = "probe"
+    targets: tuple[float, ...] = (0.9, 0.95, 0.98, 0.99)
+    delta: float = 0.05
+    starts: tuple[float, ...] = (0.02, 0.1)
+
+    def __post_init__(self) -> None:
+        _shares("certify.targets", self.targets, "precision")
+        _shares("certify.starts", self.starts, "share of the steps")
+        _between("certify.delta", self.delta, 0, 1, "a chance")
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """What may run without an operator in the online test (`handrail.agents.gate`, `handrail.algorithms.session_risk`).
+
+    Attributes:
+        alpha: share of sessions that may go wrong because something ran alone.
+        delta: chance that the certificate of that is wrong.
+        per_issue: whether each issue is certified by itself where it has enough sessions.
+        audit_share: share of confident steps that an operator sees all the same, in [0, 1).
+        shown_precision: precision of suggestions as sure as the least sure one that operators are still shown.
+    """
+
+    alpha: float = 0.01
+    delta: float = 0.05
+    per_issue: bool = False
+    audit_share: float = 0.02
+    shown_precision: float = 0.9
+
+    def __post_init__(self) -> None:
+        _between("gate.alpha", self.alpha, 0, 1, "a share of sessions")
+        _between("gate.delta", self.delta, 0, 1, "a chance")
+        _between("gate.shown_precision", self.shown_precision, 0, 1, "a precision")
+        if not 0 <= self.audit_share < 1:
+            raise HandrailError(f"gate.audit_share={self.audit_share}: expected a share in [0, 1); 0 audits nothing")
+
+
+def _check_regression(where: str, grid: Sequence[float], folds: int) -> None:
+    if not grid or min(grid) <= 0:
+        raise HandrailError(f"{where}.inverse_regularisation={list(grid)}: expected at least one number, each above 0")
+    if folds < 2:
+        raise HandrailError(f"{where}.folds={folds}: expected at least 2")

@@ -287,7 +287,6 @@ class Loop:
         collect: lets the policy of a round work.
         measure: adds to the metrics of a round; left out, these tell of its sessions only.
         seed: of what is replayed and of training.
-        tracking: `none` or `wandb`.
     """
 
     folder: Path
@@ -297,7 +296,6 @@ class Loop:
     collect: Collect
     measure: Measure | None = None
     seed: int = 0
-    tracking: str = "none"
     _rule: RoundRule = field(init=False)
 
     def __post_init__(self) -> None:
@@ -375,7 +373,7 @@ class Loop:
         policy = policy_of(earlier[-1].policy if earlier else self.policy)
         seed = int(np.random.SeedSequence([self.seed, one.number]).generate_state(1)[0])
         sessions = self.aggregated(one.number)
-        summary = fine_tune(policy, sessions, self.config.sft, one.folder / "training", seed, self.tracking)
+        summary = fine_tune(policy, sessions, self.config.sft, one.folder / "training", seed)
         _log.info("round %d: retrained in %.0f s, mean loss %.3f", one.number, summary["seconds"], summary["loss"])
         partial = one.folder / "policy.partial"
         for folder in (partial, one.policy):

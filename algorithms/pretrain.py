@@ -22,7 +22,6 @@ def pretrain(
     training: TrainingConfig,
     folder: Path,
     seed: int,
-    tracking: str = "none",
 ) -> dict[str, float]:
     """Train `policy` in place to predict every token; resumes from `folder`.
 
@@ -32,10 +31,9 @@ def pretrain(
         training: how long and how fast.
         folder: of checkpoints.
         seed: of batches.
-        tracking: `none` or `wandb`.
 
     Returns:
         As `handrail.algorithms.sft.fine_tune`.
     """
     everything = replace(SFTConfig(), training=training, context_weight=1.0, context_share=1.0)
-    return fine_tune(policy, sessions, everything, folder, seed, tracking)
+    return fine_tune(policy, sessions, everything, folder, seed)

@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from handrail.agents.decoding import pad
-from handrail.agents.encoding import Encoded, windows
+from handrail.agents.encoding import Encoded, batches, windows
 from handrail.agents.policy import Policy
 from handrail.algorithms.config import SFTConfig
 from handrail.algorithms.training import Batch, train
@@ -152,15 +152,62 @@ def token_loss(model: Any, batch: Batch) -> torch.Tensor:
     return (losses * weights[chosen]).sum() / weights.sum().clamp(min=1e-9)
 
 
+@torch.no_grad()
+def imitation(policy: Policy, items: Sequence[Example], token_budget: int) -> dict[str, float]:
+    """Return how well a policy predicts actions it is given the beginnings of.
+
+    Args:
+        policy: in evaluation mode.
+        items: windows of sessions, with at least one action among them.
+        token_budget: padded tokens of one batch.
+
+    Returns:
+        `loss`, the mean cross-entropy of an action token in nats, and `accuracy`, the share of actions whose every
+        token is the likeliest: those that greedy decoding without constraints would write.
+    """
+    loss = tokens = right = actions = 0.0
+    model: Any = policy.model
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    head = model.get_output_embeddings()
+    for batch in batches([len(item) for item in items], token_budget):
+        chosen = [items[index] for index in batch]
+        ids = pad([item.ids for item in chosen], policy)
+        steps = torch.full(ids.shape, -1)
+        for row, item in enumerate(chosen):
+            steps[row, : len(item)] = torch.from_numpy(item.step)
+        following = steps[:, 1:].to(ids.device)
+        inside = following >= 0
+        hidden = base.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][inside]
+        logits, wanted = head(hidden).float(), ids[:, 1:][inside]
+        loss += float(torch.nn.functional.cross_entropy(logits, wanted, reduction="sum"))
+        tokens += len(wanted)
+        whose = torch.arange(len(chosen), device=ids.device)[:, None].expand_as(inside)[inside]
+        hit = (logits.argmax(-1) == wanted).long()
+        _, action = torch.unique(torch.stack([whose, following[inside]], 1), dim=0, return_inverse=True)
+        whole = torch.ones(int(action.max()) + 1 if len(action) else 0, dtype=torch.long, device=ids.device)
+        right += float(whole.scatter_reduce(0, action, hit, "amin").sum())
+        actions += len(whole)
+    return {"loss": loss / tokens, "accuracy": right / actions}
+
+
 def fine_tune(
     policy: Policy,
     sessions: Sequence[Session],
     config: SFTConfig,
     folder: Path,
     seed: int,
-    tracking: str = "none",
+    validation: Sequence[Session] = (),
 ) -> dict[str, float]:
     """Train `policy` in place on what operators did or said should be done (`label`); resumes from `folder`.
+
+    Args:
+        policy: what is trained.
+        sessions: with operators' actions.
+        config: how.
+        folder: of checkpoints.
+        seed: of batches.
+        validation: sessions that `sft.validation_loss` and `sft.validation_accuracy` are told of, as often as
+            `config.training.watch` says; nothing is learned from them.
 
     Returns:
         `steps`, `loss`, `seconds`, `tokens` (a pass over the data) and `sessions`.
@@ -185,7 +232,22 @@ def fine_tune(
         return {"ids": ids, "weights": weights}
 
     lengths = [len(item) for item in items]
+    watched = encode_sessions(policy, validation, policy.transcript.config.serialisation)
+    watched = [item for item in watched if (item.step >= 0).any()]
+
+    def validate() -> dict[str, float]:
+        return imitation(policy, watched, config.training.token_budget)
+
     summary = train(
-        policy.model, items, lengths, collate, token_loss, config.training, folder, seed, tracking, name="sft"
+        policy.model,
+        items,
+        lengths,
+        collate,
+        token_loss,
+        config.training,
+        folder,
+        seed,
+        name="sft",
+        validate=validate if watched else None,
     )
     return {**summary, "tokens": float(sum(lengths)), "sessions": float(len(sessions))}

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import ProgressCallback, Trainer, TrainingArguments
+from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
 from handrail.agents.encoding import batches
 from handrail.algorithms.config import TrainingConfig
+from handrail.algorithms.progress import Progress, tell
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 Batch = dict[str, torch.Tensor]
 Collate = Callable[[Sequence[Any], np.random.Generator], Batch]
 Loss = Callable[[Any, Batch], torch.Tensor]
+Validate = Callable[[], dict[str, float]]
+
+_TOLD = ("loss", "grad_norm", "learning_rate")
 
 
 def has_bf16() -> bool:
@@ -165,6 +169,28 @@ class _Bar(ProgressCallback):
             bar.set_postfix(loss=logs["loss"])
 
 
+class _Teller(TrainerCallback):
+    """Tells the curve of a training, and how sessions nothing is learned from are read on the way."""
+
+    def __init__(self, name: str, steps: int, watch: int, validate: Validate | None) -> None:
+        self.name, self.steps, self.validate = name, steps, validate
+        self.watched = {math.ceil(steps * (number + 1) / watch) for number in range(watch)} if validate else set()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        self._tell(state.global_step, {key: float(logs[key]) for key in _TOLD if key in (logs or {})})
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if self.validate is not None and state.global_step in self.watched:
+            model.eval()
+            values = self.validate()
+            model.train()
+            self._tell(state.global_step, {f"validation_{key}": value for key, value in values.items()})
+
+    def _tell(self, step: int, values: dict[str, float]) -> None:
+        if values:
+            tell(Progress(self.name, step, min(step / self.steps, 1.0), values))
+
+
 def _last_checkpoint(folder: Path) -> str | None:
     """Return the newest complete checkpoint: a kill while one is written leaves it without its last file, the state."""
     complete = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
@@ -180,8 +206,8 @@ def train(
     config: TrainingConfig,
     folder: Path,
     seed: int,
-    tracking: str = "none",
     name: str = "train",
+    validate: Validate | None = None,
 ) -> dict[str, float]:
     """Train `model` in place; goes on from the last checkpoint in `folder` if there is one.
 
@@ -194,8 +220,9 @@ def train(
         config: how.
         folder: where checkpoints go; the same folder, items, configuration and seed resume exactly.
         seed: of the order of batches and of dropout.
-        tracking: `none` or `wandb` (its mode is taken from the environment).
-        name: of the run in the tracker.
+        name: under which its progress is told.
+        validate: judges the model on what it does not learn from, `config.watch` times; changes nothing and draws
+            nothing from global generators.
 
     Returns:
         `steps`, `loss` (mean over the run), `seconds`.
@@ -215,8 +242,7 @@ def train(
         save_steps=config.save_steps or 1,
         save_total_limit=1,
         logging_steps=20,
-        report_to=tracking,
-        run_name=name,
+        report_to="none",
         remove_unused_columns=False,
         seed=seed,
         data_seed=seed,
@@ -235,6 +261,7 @@ def train(
     )
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(_Bar)
+    trainer.add_callback(_Teller(name, len(schedule), config.watch, validate))
     model.train()
     result = trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
     model.eval()

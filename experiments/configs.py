@@ -1,7 +1,8 @@
 """Defaults from the dataclasses into Hydra, and configurations back into dataclasses.
 
 A hyperparameter's default stands in its dataclass; `register` puts it into Hydra as `<group>/base`, which the options
-of the group build on. Critics are found by file name and heavy to import, so their values stand in `conf/critic/`.
+of the group build on. What is found by name (domains, readers, critics, confidence scores) is an option of its group
+without a file in `conf/`.
 """
 
 from __future__ import annotations
@@ -10,14 +11,25 @@ import copy
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from importlib import resources
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from handrail.agents.operators.config import OperatorConfig
 from handrail.agents.policy import PolicyConfig
 from handrail.agents.transcript import TranscriptConfig
-from handrail.algorithms.config import DaggerConfig, SFTConfig, TrainingConfig
+from handrail.algorithms.config import (
+    CRITIC_CONFIGS,
+    CertifyConfig,
+    DaggerConfig,
+    GateConfig,
+    SFTConfig,
+    TrainingConfig,
+)
 from handrail.envs import registry
+from handrail.envs.bpm import load
 from handrail.envs.errors import HandrailError, nearest
+from handrail.experiments.settings import ClosedLoopConfig, FeedbackConfig, LoggerConfig, OnlineConfig
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -26,12 +38,22 @@ STUDIES = "handrail.experiments.studies"
 
 T = TypeVar("T")
 
-_GROUPS: dict[str, type[Any]] = {
+GROUPS: dict[str, type[Any]] = {
     "policy": PolicyConfig,
     "sft": SFTConfig,
     "dagger": DaggerConfig,
     "transcript": TranscriptConfig,
+    "operator": OperatorConfig,
+    "certify": CertifyConfig,
+    "gate": GateConfig,
+    "closed_loop": ClosedLoopConfig,
+    "feedback": FeedbackConfig,
+    "online": OnlineConfig,
+    "logger": LoggerConfig,
 }
+"""Config group -> the dataclass that its options are values of, at the key of the same name."""
+
+READERS = "handrail.envs.logs.readers"
 
 _NAMED = {
     "critic": ("handrail.algorithms.critics", "critic"),
@@ -41,12 +63,68 @@ _NAMED = {
 """Key whose items are file names -> the package they are found in, and what one is called in messages."""
 
 
+_ACTORS = ("random", "policy", "expert")
+
+
 def register() -> None:
-    """Make the dataclasses' defaults known to Hydra."""
+    """Make the dataclasses' defaults, and what is found by name, known to Hydra."""
     from hydra.core.config_store import ConfigStore
 
-    for group, kind in _GROUPS.items():
-        ConfigStore.instance().store(group=group, name="base", node=dataclasses.asdict(kind()))
+    store = ConfigStore.instance().store
+    for group, kind in GROUPS.items():
+        store(group=group, name="base", node=dataclasses.asdict(kind()))
+    for name, kind in CRITIC_CONFIGS.items():
+        store(group="critic", name=name, node=dataclasses.asdict(kind()), package=f"critic.{name}")
+    for name in registry.names(_NAMED["confidence"][0]):
+        store(group="confidence", name=name, node={}, package=f"confidence.{name}")
+    written = resources.files("handrail.conf") / "source"
+    for name in registry.names(READERS):
+        if not (written / f"{name}.yaml").is_file():
+            store(group="source", name=name, node={"name": name, "options": {}})
+    for name in load.names():
+        _register_domain(name)
+
+
+def register_paths(overrides: Sequence[str]) -> None:
+    """Make folders and models that overrides name known to Hydra as options of their groups.
+
+    `domain=FOLDER` takes a domain of one's own, `policy=ORG/NAME` or `policy=FOLDER` any model, with the options of
+    `policy=hub`. Overrides may be sweeps.
+
+    Args:
+        overrides: as typed; those that Hydra cannot read are left to it.
+    """
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    for text in overrides:
+        try:
+            override = parser.parse_override(text)
+            given = list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.value()]
+        except HydraException:
+            continue
+        for value in given:
+            if not isinstance(value, str) or "/" not in value:
+                continue
+            if override.key_or_group == "domain":
+                _register_domain(value)
+            elif override.key_or_group == "policy":
+                node = {"defaults": ["/policy/hub@_here_", "_self_"], "model": value}
+                ConfigStore.instance().store(**_option("policy", value), node=node)
+
+
+def _register_domain(name: str) -> None:
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(**_option("domain", name), node={"domain": name}, package="_global_")
+
+
+def _option(group: str, name: str) -> dict[str, str]:
+    """Return where an option stands whose name may be a path."""
+    *folders, last = [part for part in name.split("/") if part]
+    return {"group": "/".join([group, *folders]), "name": last}
 
 
 def build(kind: type[T], node: Any, where: str) -> T:
@@ -80,10 +158,10 @@ def build(kind: type[T], node: Any, where: str) -> T:
 
 
 def settle(cfg: DictConfig, overrides: Mapping[str, Any]) -> DictConfig:
-    """Return the configuration with what follows from critics that are chosen on the command line.
+    """Return the configuration with what follows from critics and confidences that are chosen on the command line.
 
-    An experiment may set values of several critics; only those that are chosen stay. The first of them is the one whose
-    thresholds are certified, unless `certify.method` is given or is one that stays.
+    An experiment may set values of several of them; only those that are chosen stay. If `certify.method` is none of
+    them and was not given, it becomes the first critic, or the first confidence score where no critic is left.
 
     Args:
         cfg: composed.
@@ -91,18 +169,17 @@ def settle(cfg: DictConfig, overrides: Mapping[str, Any]) -> DictConfig:
     """
     from omegaconf import OmegaConf, open_dict
 
-    chosen = overrides.get("critic")
-    if chosen is None or "critic" not in cfg:
-        return cfg
-    names = [str(name) for name in (chosen if isinstance(chosen, list) else [chosen])]
     settled = copy.deepcopy(cfg)
-    with open_dict(settled):
-        for name in [name for name in settled.critic if name not in names]:
-            del settled.critic[name]
+    chosen = [group for group in ("critic", "confidence") if overrides.get(group) is not None and group in cfg]
+    for group in chosen:
+        given = overrides[group]
+        names = [str(name) for name in (given if isinstance(given, list) else [given])]
+        with open_dict(settled):
+            settled[group] = {name: settled[group][name] for name in names}
     method = OmegaConf.select(settled, "certify.method")
-    known = [*names, *map(str, OmegaConf.select(settled, "confidence", default=[]))]
-    if names and method is not None and "certify.method" not in overrides and method not in known:
-        settled.certify.method = names[0]
+    known = [*settled.get("critic", ()), *settled.get("confidence", ())]
+    if chosen and known and method is not None and "certify.method" not in overrides and method not in known:
+        settled.certify.method = str(known[0])
     return settled
 
 
@@ -126,7 +203,7 @@ def check(cfg: DictConfig, choices: Mapping[str, Any], defaults: DictConfig) -> 
     known = registry.names(STUDIES)
     if study not in known:
         raise HandrailError(f"unknown study {study!r}{nearest(study, known)}")
-    for group, kind in _GROUPS.items():
+    for group, kind in GROUPS.items():
         if choices.get(group) is not None:
             build(kind, plain[group], group)
     if plain.get("pretrain") is not None:
@@ -137,11 +214,37 @@ def check(cfg: DictConfig, choices: Mapping[str, Any], defaults: DictConfig) -> 
             if name not in known:
                 raise HandrailError(f"unknown {kind_of_name} {name!r}{nearest(name, known)}")
     for name, values in (plain.get("critic") or {}).items():
-        build(registry.load(_NAMED["critic"][0], name, "critic").Config, values, f"critic.{name}")
+        build(CRITIC_CONFIGS[name], values, f"critic.{name}")
+    _check_data(plain)
     _check_combinations(plain)
 
 
+def _check_data(plain: Mapping[str, Any]) -> None:
+    """Check what is read or simulated."""
+    for key in ("domain", "domains"):
+        for name in [plain[key]] if isinstance(plain.get(key), str) else plain.get(key) or ():
+            load.find(name)
+    data = plain.get("data") or {}
+    if "source" in data:
+        registry.load(READERS, data["source"], "source")
+    if "simulate" in plain and data.get("source", "html") != "html":
+        raise HandrailError(
+            f"source={data['source']}: this experiment reads the pages and clicks it has logged itself; expected "
+            "source=html, or an experiment that reads logs, such as star"
+        )
+    shares = data.get("splits")
+    if shares is not None and (min(shares.values(), default=0) <= 0 or sum(shares.values()) > 1 + 1e-9):
+        raise HandrailError(f"data.splits={shares}: expected shares above 0 that sum to at most 1")
+
+
 def _check_combinations(plain: Mapping[str, Any]) -> None:
+    for actor in (plain.get("closed_loop") or {}).get("actors", ()):
+        known = [*_ACTORS, *plain.get("baselines", ())]
+        if actor not in known:
+            raise HandrailError(
+                f"closed_loop.actors: {actor!r} is neither {', '.join(_ACTORS)} nor one of this run's baselines"
+                f"{nearest(actor, known)}"
+            )
     methods = [*plain.get("critic", ()), *plain.get("confidence", ())]
     method = plain.get("certify", {}).get("method")
     if method is not None and method not in methods:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from handrail.envs import registry
 from handrail.envs.errors import HandrailError, nearest
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _CONF = "handrail.conf"
 _MULTIRUN = ("-m", "--multirun")
+_NO_OPTION = "Config group override must be"
 _UNKNOWN_KEY = re.compile(r"Could not override '([^']*)'")
 
 
@@ -161,6 +162,7 @@ def _start(argv: Sequence[str], resume: bool = False) -> int:
         from handrail.experiments import configs, launchers
 
         configs.register()
+        configs.register_paths(argv)
         launchers.register()
         try:
             hydra.main(version_base="1.3", config_path=f"pkg://{_CONF}", config_name="config")(task)()
@@ -168,6 +170,10 @@ def _start(argv: Sequence[str], resume: bool = False) -> int:
             return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         except (HydraException, OmegaConfBaseException) as error:
             raise HandrailError(_explain(error, argv)) from error
+        except ValueError as error:
+            if _NO_OPTION not in str(error):
+                raise
+            raise HandrailError(_no_option(argv)) from error
         finally:
             if task.sweep is not None and not is_sweep(task.sweep):
                 # No job has started; Hydra's sweeper has written there before it looked at them.
@@ -223,6 +229,7 @@ def _resume(path: str, overrides: list[str]) -> int:
 def _study(run: RunDirectory) -> int:
     """Run the study that the run directory is configured for; return the exit status."""
     from handrail.experiments.configs import STUDIES
+    from handrail.experiments.tracking import tracked
 
     cfg = run.config
     run.start_log()
@@ -230,7 +237,7 @@ def _study(run: RunDirectory) -> int:
     try:
         _limit_threads(cfg.threads)
         study = registry.load(STUDIES, cfg.experiment.study, "study")
-        with _tracking(cfg, run):
+        with tracked(cfg, run):
             study.run(cfg, run)
     except KeyboardInterrupt:
         run.log.warning("interrupted; go on with: %s", _resume_command(run))
@@ -335,6 +342,16 @@ def _explain(error: Exception, argv: Sequence[str]) -> str:
     return f"{error}{cause}"
 
 
+def _no_option(argv: Sequence[str]) -> str:
+    """Return which of the arguments chooses from a group by something that is no name."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    groups = [name for name in _known_options("", argv) if "." not in name]
+    parsed = OverridesParser.create().parse_overrides([a for a in argv if "=" in a and not a.startswith("-")])
+    wrong = [o for o in parsed if o.key_or_group in groups and not isinstance(o.value(), str | list | None)]
+    return "; ".join(f"{o.input_line}: expected the name of an option of {o.key_or_group}" for o in wrong)
+
+
 def _known_options(unknown: str, argv: Sequence[str]) -> list[str]:
     """Return the keys and groups that overrides may name beside the other arguments of `argv`."""
     from hydra import compose, initialize_config_module
@@ -379,34 +396,6 @@ def _limit_threads(threads: int | None) -> None:
         os.environ[variable] = str(threads)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
-
-
-@contextmanager
-def _tracking(cfg: DictConfig, run: RunDirectory) -> Iterator[None]:
-    """Record the run with Weights & Biases if `tracking` says so; trainers inside find the open run."""
-    if cfg.tracking.mode == "none":
-        yield
-        return
-    import wandb
-    from omegaconf import OmegaConf
-
-    config = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
-    session = wandb.init(
-        project=cfg.tracking.project,
-        entity=cfg.tracking.entity,
-        group=cfg.tracking.group,
-        name=run.path.name,
-        mode=cfg.tracking.mode,
-        dir=run.path,
-        config=config,
-    )
-    try:
-        yield
-        session.summary.update(run.metrics)
-    except BaseException:
-        session.finish(exit_code=1)
-        raise
-    session.finish()
 
 
 @contextmanager

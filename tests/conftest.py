@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Runs of tests are not recorded; those that test the recording say so.
+os.environ["WANDB_MODE"] = "disabled"
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 

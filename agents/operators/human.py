@@ -65,6 +65,10 @@ NONE = Slips(0, 0, 0, 0, 0, 0, 0)
 """No slips."""
 
 
+CREW = 6
+"""People at a desk, if nothing else is said."""
+
+
 @dataclass(frozen=True)
 class Person:
     """Somebody who works at the desk.

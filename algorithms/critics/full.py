@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +18,8 @@ from numpy.typing import NDArray
 from handrail.agents.branches import Branched, branch, read, tensors
 from handrail.agents.critic import Case
 from handrail.agents.policy import Policy
-from handrail.algorithms.config import TrainingConfig
+from handrail.algorithms.config import FullConfig
 from handrail.algorithms.training import Batch, train
-
-
-@dataclass(frozen=True)
-class Config:
-    """How the classifier is trained.
-
-    Attributes:
-        training: how long and how fast.
-    """
-
-    training: TrainingConfig
 
 
 class Classifier(torch.nn.Module):
@@ -97,9 +85,7 @@ def verdict_loss(model: Classifier, batch: Batch) -> torch.Tensor:
     return torch.nn.functional.binary_cross_entropy_with_logits(logits, batch["labels"])
 
 
-def fit(
-    policy: Policy, cases: Sequence[Case], config: Config, folder: Path, seed: int, tracking: str = "none"
-) -> FullCritic:
+def fit(policy: Policy, cases: Sequence[Case], config: FullConfig, folder: Path, seed: int) -> FullCritic:
     """Train a classifier from the policy's backbone; resumes from `folder`.
 
     Args:
@@ -108,7 +94,6 @@ def fit(
         config: how long and how fast.
         folder: of checkpoints and of the finished weights.
         seed: of batches.
-        tracking: `none` or `wandb`.
     """
     torch.manual_seed(seed)
     model = _classifier(policy)
@@ -132,7 +117,6 @@ def fit(
         config.training,
         folder / "training",
         seed,
-        tracking,
         name="critic",
     )
     folder.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,33 +32,13 @@ from numpy.typing import NDArray
 
 from handrail.agents.critic import Case
 from handrail.agents.policy import Policy
-from handrail.algorithms.critics import probe
+from handrail.algorithms.config import RobustConfig
 from handrail.algorithms.critics.probe import ProbeCritic, draw_sessions, features, folds_of, save
-from handrail.envs.errors import HandrailError
 from handrail.envs.normalize import same_action
 from handrail.envs.schema import Message, Step
 
 ACCEPTED, RESUMED, REPLACED, FOR_GOOD = range(4)
 """Evidence of whether a suggestion was right."""
-
-
-@dataclass(frozen=True)
-class Config(probe.Config):
-    """How the probe is fitted.
-
-    Attributes:
-        resumed: belief in [0, 1] that a resumed suggestion was right.
-        replaced: the same for one that was replaced.
-    """
-
-    resumed: float
-    replaced: float
-
-    def __post_init__(self) -> None:
-        for name in ("resumed", "replaced"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise HandrailError(f"critic.robust.{name}={value}: expected a belief from 0 to 1")
 
 
 def evidence(case: Case) -> int:
@@ -84,7 +63,7 @@ def evidence(case: Case) -> int:
     return FOR_GOOD
 
 
-def beliefs(cases: Sequence[Case], config: Config) -> NDArray[np.float64]:
+def beliefs(cases: Sequence[Case], config: RobustConfig) -> NDArray[np.float64]:
     """Return the soft labels: the belief that each suggestion was right, shape (n,)."""
     return np.array([1.0, config.resumed, config.replaced, 0.0])[[evidence(case) for case in cases]]
 
@@ -118,9 +97,7 @@ def learn(read: NDArray[Any], labels: NDArray[np.float64], penalty: float, seed:
     return make_pipeline(scaler, regression)
 
 
-def fit(
-    policy: Policy, cases: Sequence[Case], config: Config, folder: Path, seed: int, tracking: str = "none"
-) -> ProbeCritic:
+def fit(policy: Policy, cases: Sequence[Case], config: RobustConfig, folder: Path, seed: int) -> ProbeCritic:
     """Fit the probe to soft labels; the penalty is that of least log loss on them, cross-validated over sessions."""
     chosen = draw_sessions(cases, config.max_cases, np.random.default_rng(seed))
     labels = beliefs(chosen, config)

@@ -379,6 +379,22 @@ def build_report(run_path: Path) -> Path:
     return path
 
 
+def coverage_figure(run_path: Path) -> Figure | None:
+    """Return precision against coverage for the methods of a run, as in its report; None if none was measured.
+
+    Raises:
+        HandrailError: a file in the run directory is damaged.
+    """
+    from matplotlib import rc_context
+
+    folder = Path(run_path)
+    with rc_context({"text.parse_math": False}):
+        for source in _sources(folder, _read_json(folder / "metrics.json", {})):
+            if lines := _lines(source):
+                return plots.coverage_precision(lines, targets=source.targets)
+    return None
+
+
 def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return anchor and title of the parts there is something to say in, in their order."""
     summary = content["summary"]
@@ -521,8 +537,8 @@ def _slices(metrics: Mapping[str, float]) -> list[tuple[str, list[Accuracy]]]:
     return tables
 
 
-def _curves(source: Source) -> Picture | None:
-    """Draw precision against coverage for the methods of a source."""
+def _lines(source: Source) -> list[plots.MethodCurve]:
+    """Return precision against coverage for the methods of a source."""
     lines = []
     for method in source.methods[:_MAX_METHODS]:
         test = source.judged(method)
@@ -541,6 +557,12 @@ def _curves(source: Source) -> Picture | None:
                 points.append(plots.CertifiedPoint(target, coverage, precision))
         curve = coverage_curve(test["score"], test["correct"])
         lines.append(plots.MethodCurve(_method_name(method), curve, _BAND_GRID, low, high, points))
+    return lines
+
+
+def _curves(source: Source) -> Picture | None:
+    """Draw precision against coverage for the methods of a source."""
+    lines = _lines(source)
     if not lines:
         return None
     halfway = "; ".join(

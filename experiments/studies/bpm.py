@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import os
 import shutil
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from omegaconf import OmegaConf
 
+from handrail.agents.operators.config import OperatorConfig
 from handrail.envs.files import write_json
 from handrail.experiments import closed_loop
+from handrail.experiments.configs import build
 from handrail.experiments.studies import star
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from handrail.agents.operators.human import Person
     from handrail.agents.rollout import Actor, Played
     from handrail.experiments.rundir import RunDirectory
 
@@ -53,7 +57,11 @@ class Study(star.Study):
         options = self.cfg.simulate
         shutil.rmtree(self.run.file(LOG), ignore_errors=True)
         sessions = simulate(
-            self.cfg.domain, options.sessions, self.seed, workers=options.workers or os.cpu_count() or 1
+            self.cfg.domain,
+            options.sessions,
+            self.seed,
+            workers=options.workers or os.cpu_count() or 1,
+            operators=self.people,
         )
         with HtmlLogWriter(self.run.file(LOG), captions(load_domain(self.cfg.domain))) as writer:
             for session in tqdm(
@@ -109,7 +117,6 @@ class Study(star.Study):
     def actor(self, name: str) -> Actor:
         """Return who works: `random`, `expert`, `policy`, or a baseline's name."""
         from handrail.agents.actors import BaselineActor, OperatorActor, PolicyActor, RandomActor
-        from handrail.agents.desk import Desk
         from handrail.agents.operators.expert import Expert
 
         if name == "random":
@@ -117,8 +124,20 @@ class Study(star.Study):
         if name == "expert":
             return OperatorActor(lambda rng: Expert(seed=int(rng.integers(2**31))))
         if name == "policy":
-            return PolicyActor(Desk(self.policy, self.operator, self.cfg.constrained, self.cfg.copied))
+            return PolicyActor(self.desk(self.operator))
         return BaselineActor(self._baseline(name), self.operator)
+
+    @cached_property
+    def operators(self) -> OperatorConfig:
+        """How the people at the desk work."""
+        return build(OperatorConfig, self.cfg.operator, "operator")
+
+    @cached_property
+    def people(self) -> tuple[Person, ...]:
+        """Who works at the desk."""
+        from handrail.agents.simulate import crew_of
+
+        return crew_of(self.cfg.domain, self.seed, self.operators.people, self.operators.slips)
 
     @property
     def operator(self) -> str:

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from handrail.agents.operators.config import OperatorConfig
 from handrail.agents.operators.expert import Expert
 from handrail.agents.operators.human import NONE, Person
 from handrail.agents.operators.seat import Staff, crew_staff
@@ -161,9 +162,14 @@ class Trial:
         return self.folder / "logs.parquet"
 
     @cached_property
+    def operators(self) -> OperatorConfig:
+        """How the people at the desk work."""
+        return build(OperatorConfig, self.cfg.operator, "operator")
+
+    @cached_property
     def people(self) -> tuple[Person, ...]:
         """Who works at the desk."""
-        return crew_of(self.cfg.domain, self.seed, int(self.cfg.people))
+        return crew_of(self.cfg.domain, self.seed, self.operators.people, self.operators.slips)
 
     def make(self) -> BPMEnv:
         """Return an environment."""
@@ -187,7 +193,7 @@ class Trial:
         transcript = Transcript(build(TranscriptConfig, cfg.transcript, "transcript"))
         texts = ["".join(span.text for span in transcript.spans(session)) for session in sessions]
         policy = build_policy(build(PolicyConfig, cfg.policy, "policy"), transcript, texts, self.seed)
-        fine_tune(policy, sessions, build(SFTConfig, cfg.sft, "sft"), self.folder / "sft", self.seed, self._tracking)
+        fine_tune(policy, sessions, build(SFTConfig, cfg.sft, "sft"), self.folder / "sft", self.seed)
         policy.save(self.folder / FIRST)
 
     def choose(self) -> None:
@@ -195,7 +201,9 @@ class Trial:
         options = self.cfg.hard
         success: dict[str, list[bool]] = defaultdict(list)
         cases = itertools.islice(self.seeds("choose"), options.cases)
-        for session in self._work(self._policy(FIRST), Unattended(), crew_staff(self.people), cases):
+        for session in self._work(
+            self._policy(FIRST), Unattended(), crew_staff(self.people, self.operators.rates), cases
+        ):
             success[_kind(session)].append(bool(session.outcome["success"]))
         kinds = hardest(success, options.share, options.least)
         rates = {kind: float(np.mean(success[kind])) for kind in sorted(success)}
@@ -230,13 +238,11 @@ class Trial:
 
         cfg = self.cfg
         config = build(DaggerConfig, OmegaConf.merge(cfg.dagger, cfg.arms[arm]), f"arms.{arm}")
-        staff = crew_staff(self.people)
+        staff = crew_staff(self.people, self.operators.rates)
         first = next(self.seeds("collect"))
         collect = Simulator(self.make, staff, first, cfg.judge.slots, cfg.constrained, cfg.copied)
         base = load_sessions(self.logs)
-        Loop(
-            self.folder / arm, config, self.folder / FIRST, base, collect, seed=self.seed, tracking=self._tracking
-        ).run()
+        Loop(self.folder / arm, config, self.folder / FIRST, base, collect, seed=self.seed).run()
 
     def rounds(self, arm: str) -> list[dict[str, float]]:
         """Return the metrics of the rounds of an arm."""
@@ -252,9 +258,9 @@ class Trial:
         rows = []
         for name in SETS:
             cases = self.cases(name)
-            alone = list(self._work(policy, Unattended(), crew_staff(self.people), cases))
+            alone = list(self._work(policy, Unattended(), crew_staff(self.people, self.operators.rates), cases))
             shadow = Shadow()
-            watched = list(self._work(policy, shadow, crew_staff(careful), cases))
+            watched = list(self._work(policy, shadow, crew_staff(careful, self.operators.rates), cases))
             for number, (done, seen) in enumerate(zip(alone, watched, strict=True)):
                 said = [(shadow.judged[seen.id, step.index], step.action) for step in seen.steps]
                 rows.append(
@@ -280,10 +286,6 @@ class Trial:
         import pandas as pd
 
         return pd.read_parquet(self.folder / f"judged_{arm}.parquet")
-
-    @property
-    def _tracking(self) -> str:
-        return "none" if self.cfg.tracking.mode == "none" else "wandb"
 
     def _policy(self, arm: str) -> Policy:
         import torch

@@ -3,7 +3,8 @@
 Stages, each skipped when a run is resumed:
 
 1. operators work alone and are logged; a policy learns from the log;
-2. copilot rounds (`handrail.algorithms.dagger`): the policy suggests, operators accept or correct, it learns on;
+2. copilot rounds (`handrail.algorithms.dagger`): the policy suggests, operators accept or correct, it learns on; then
+   it gets its second reader (`handrail.agents.rerank`), if the run has one;
 3. feedback: everything critical is reviewed, the rest runs alone; one part of these sessions teaches the critics, the
    other is adjudicated (the true cause of each verdict is looked up) and thresholds are certified on it;
 4. the arms work the same new cases, in pairs: operators alone, operators with a copilot, and the gate, which lets alone
@@ -81,6 +82,7 @@ class Study(bpm.Study):
                 options.sessions,
                 self.seed,
                 workers=options.workers or 1,
+                operators=self.people,
                 progress=lambda done: bar.update(done - bar.n),
             )
 
@@ -110,16 +112,20 @@ class Study(bpm.Study):
             self.splits["train"],
             collect,
             seed=self.seed,
-            tracking="none" if self.cfg.tracking.mode == "none" else "wandb",
         )
         for one in made.run():
             self.run.write_metrics({f"loop.{one.number}.{name}": value for name, value in one.metrics.items()})
 
+    def weigh(self) -> None:
+        """Weigh policy and second reader against each other."""
+        self.fit_rerank([] if self.cfg.rerank is None else self.suggestions_alone(self.splits["feedback"]))
+
     def judge_policy(self) -> None:
         """Compare policy and baselines with the log on sessions nothing was learned from."""
         test = self.splits["test"]
-        baselines = self.baseline_suggestions(test)
-        frame = offline.policy_frame({"test": test}, self.suggestions_alone(test), baselines, {})
+        alone = self.suggestions_alone(test)
+        compared = self.compared(alone, self.baseline_suggestions(test))
+        frame = offline.policy_frame({"test": test}, self.reranked(test, alone), compared, {})
         self.run.write_metrics(offline.policy_metrics(frame, np.random.default_rng(self.seed)))
 
     def collect_feedback(self) -> None:
@@ -244,10 +250,8 @@ class Study(bpm.Study):
     def staff(self) -> Staff:
         """The people who were logged, now beside the policy."""
         from handrail.agents.operators.seat import crew_staff
-        from handrail.agents.simulate import crew_of
 
-        people = crew_of(self.cfg.domain, self.seed)
-        return crew_staff(people)
+        return crew_staff(self.people, self.operators.rates)
 
     @cached_property
     def policy(self) -> Any:
@@ -296,7 +300,6 @@ class Study(bpm.Study):
 
     def play(self, what: str, rule: Rule, critic: str | None, stage: int, count: int) -> list[Path]:
         """Work the cases of a stage under a rule, part by part; parts that are on disk are not worked again."""
-        from handrail.agents.desk import Desk
         from handrail.agents.rollout import Reset, rollout
         from handrail.agents.runtime import Runtime
 
@@ -313,9 +316,7 @@ class Study(bpm.Study):
                 for _ in numbers:
                     next(progress)
                 continue
-            desk = None
-            if rule.suggests:
-                desk = Desk(self.policy, constrained=self.cfg.constrained, copied=self.cfg.copied)
+            desk = self.desk() if rule.suggests else None
             runtime = Runtime(self.staff, rule, desk, None if critic is None else self.critic(critic))
             resets = [Reset(cases.first + number) for number in numbers]
             with SessionWriter(paths[-1], row_group=1 << 30) as writer:
@@ -400,7 +401,7 @@ def _confidence(case: Case) -> Any:
             "that policy and operator shared, with Session.hidden['runtime']"
         )
     note = notes[case.step]
-    names = ("log_probability", "min_probability", "margin", "entropy")
+    names = ("log_probability", "min_probability", "margin", "entropy", "second")
     return Suggestion(case.session.id, case.step, case.suggestion, (), *(float(note[name]) for name in names))
 
 
@@ -417,6 +418,7 @@ def run(cfg: DictConfig, run: RunDirectory) -> None:
     study.stage("policy", study.train_policy)
     study.stage("loop", study.loop)
     study.stage("baselines", study.fit_baselines)
+    study.stage("rerank", study.weigh)
     study.stage("held_out", study.judge_policy)
     study.stage("closed_loop", study.work_alone)
     study.stage("feedback", study.collect_feedback)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from handrail.agents.critic import feedback_verdicts, true_cause, truths
+from handrail.agents.operators.config import OperatorConfig
 from handrail.agents.operators.verdicts import SHARES
 from handrail.algorithms.bootstrap import Interval, mean_interval
 from handrail.algorithms.selective import accepted, put_interval, with_prefix
@@ -32,6 +33,7 @@ from handrail.envs.files import atomic_path, write_json
 from handrail.envs.logs.store import SessionWriter, load_sessions
 from handrail.envs.schema import Session
 from handrail.experiments import closed_loop, offline
+from handrail.experiments.configs import build
 from handrail.experiments.rundir import RunDirectory
 from handrail.experiments.studies import bpm, star
 
@@ -98,10 +100,11 @@ class Study(bpm.Study):
         from handrail.agents.simulate import crew_of
 
         options, source = self.cfg.copilot, self.source_cfg
-        people = crew_of(source.domain, int(source.seed))
+        operators = build(OperatorConfig, source.get("operator", {}), "operator")
+        people = crew_of(source.domain, int(source.seed), operators.people, operators.slips)
         cases = closed_loop.Cases(source.domain, options.sessions, options.first_seed, options.slots)
         desk = Desk(self.policy, constrained=source.constrained, copied=source.copied)
-        runtime = Runtime(crew_staff(people), Copilot(), desk)
+        runtime = Runtime(crew_staff(people, operators.rates), Copilot(), desk)
         bar = star.bar("operators judge")
         with SessionWriter(self.run.file(SESSIONS)) as writer:
             for played in bar(rollout(cases.make, runtime, cases.resets(), cases.slots)):

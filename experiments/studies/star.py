@@ -22,7 +22,7 @@ from handrail.agents.critic import Case, recorded_verdicts, replayed_verdicts
 from handrail.agents.decoding import Suggestion
 from handrail.agents.policy import PolicyConfig
 from handrail.agents.transcript import Transcript, TranscriptConfig
-from handrail.algorithms.config import SFTConfig, TrainingConfig
+from handrail.algorithms.config import CRITIC_CONFIGS, SFTConfig, TrainingConfig
 from handrail.algorithms.splits import split_sessions
 from handrail.envs import registry
 from handrail.envs.errors import HandrailError
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from handrail.agents.decoding import Decoder
+    from handrail.agents.desk import Desk
     from handrail.agents.policy import Policy
+    from handrail.agents.rerank import Reranker
 
 BASELINES = "handrail.agents.baselines"
 CONFIDENCE = "handrail.agents.confidence"
@@ -126,12 +128,11 @@ class Study:
         policy = build_policy(build(PolicyConfig, cfg.policy, "policy"), transcript, texts, self.seed)
         parameters = sum(p.numel() for p in policy.model.parameters())
         self.run.log.info("policy: %.1f million parameters", parameters / 1e6)
-        tracking = "none" if cfg.tracking.mode == "none" else "wandb"
         if cfg.pretrain is not None:
             training = build(TrainingConfig, cfg.pretrain, "pretrain")
-            pretrain(policy, train, training, self.run.checkpoints / "pretrain", self.seed, tracking)
+            pretrain(policy, train, training, self.run.checkpoints / "pretrain", self.seed)
         sft = build(SFTConfig, cfg.sft, "sft")
-        result = fine_tune(policy, train, sft, self.run.checkpoints / "sft", self.seed, tracking)
+        result = fine_tune(policy, train, sft, self.run.checkpoints / "sft", self.seed, self.splits["feedback"])
         self.run.log.info("fine-tuned in %.0f steps, mean loss %.3f", result["steps"], result["loss"])
         policy.save(self.run.checkpoints / "policy")
         self.run.write_metrics(
@@ -158,17 +159,22 @@ class Study:
         held_out = [s for name in ("feedback", *_HELD_OUT) for s in self.splits[name]]
         alone = self.suggestions_alone(held_out)
         self._write("suggestions_alone.json", alone)
-        if self.cfg.rerank is not None:
-            self._fit_rerank(alone)
+        self.fit_rerank(alone)
         self._write("suggestions.json", self.reranked(held_out, alone))
         judged = [s for name in _HELD_OUT for s in self.splits[name]]
         for name, made in self.baseline_suggestions(judged).items():
             self._write(f"suggestions_{name}.json", made)
 
-    def _fit_rerank(self, alone: Sequence[Suggestion]) -> None:
-        """Weigh policy and baseline against each other on the feedback split."""
+    def fit_rerank(self, alone: Sequence[Suggestion]) -> None:
+        """Weigh policy and second reader against each other on the feedback split; nothing if the run has none.
+
+        Args:
+            alone: the policy's suggestions, those of that split among them.
+        """
         from handrail.agents.rerank import Reranker
 
+        if self.cfg.rerank is None:
+            return
         feedback = self.splits["feedback"]
         known = {session.id for session in feedback}
         reranker = Reranker(self.decoder(), self._baseline(self.cfg.rerank))
@@ -200,9 +206,8 @@ class Study:
             cases: suggestions with their verdicts.
         """
         module = registry.load(CRITICS, name, "critic")
-        config = build(module.Config, self.cfg.critic[name], f"critic.{name}")
-        tracking = "none" if self.cfg.tracking.mode == "none" else "wandb"
-        module.fit(self.policy, cases, config, self._critic_folder(source, name), self.seed, tracking)
+        config = build(CRITIC_CONFIGS[name], self.cfg.critic[name], f"critic.{name}")
+        module.fit(self.policy, cases, config, self._critic_folder(source, name), self.seed)
         self.run.log.info("%s: critic %s has learned %d verdicts", source, name, len(cases))
 
     # ---- what evaluation needs ----------------------------------------------------------------------------------
@@ -231,13 +236,30 @@ class Study:
 
     def reranked(self, sessions: Sequence[Session], alone: Sequence[Suggestion]) -> list[Suggestion]:
         """Return what policy and second reader would do together; `alone` if the run has no second reader."""
-        from handrail.agents.rerank import Reranker
-
         if self.cfg.rerank is None:
             return list(alone)
+        return self.reranker.rerank(sessions, alone, bar("weighing candidates"))
+
+    @cached_property
+    def reranker(self) -> Reranker:
+        """Policy and second reader, as they were weighed against each other."""
+        from handrail.agents.rerank import Reranker
+
         weights = msgspec.json.decode((self.run.checkpoints / "rerank.json").read_bytes(), type=dict[str, float])
-        reranker = Reranker(self.decoder(), self._baseline(self.cfg.rerank), [weights[name] for name in WEIGHTS])
-        return reranker.rerank(sessions, alone, bar("weighing candidates"))
+        return Reranker(self.decoder(), self._baseline(self.cfg.rerank), [weights[name] for name in WEIGHTS])
+
+    def desk(self, operator: str = "") -> Desk:
+        """Return where the policy works running sessions, with its second reader if the run has one.
+
+        Args:
+            operator: whose way of working it follows, unless a session says.
+        """
+        from handrail.agents.desk import Desk
+        from handrail.agents.reranked_desk import RerankedDesk
+
+        if self.cfg.rerank is None:
+            return Desk(self.policy, operator, self.cfg.constrained, self.cfg.copied)
+        return RerankedDesk(self.reranker, operator, self.cfg.constrained, self.cfg.copied)
 
     def baseline_suggestions(self, sessions: Sequence[Session]) -> dict[str, list[Suggestion]]:
         """Return what each baseline would do at each operator step."""

@@ -319,8 +319,7 @@ class Study:
         texts = ["".join(span.text for span in transcript.spans(session)) for session in train]
         policy = build_policy(build(PolicyConfig, cfg.policy, "policy"), transcript, texts, self.seed)
         folder = self.run.checkpoints / split
-        tracking = "none" if cfg.tracking.mode == "none" else "wandb"
-        fine_tune(policy, train, build(SFTConfig, learned, "sft"), folder / "sft", self.seed, tracking)
+        fine_tune(policy, train, build(SFTConfig, learned, "sft"), folder / "sft", self.seed)
         policy.save(folder / "policy")
         shutil.rmtree(folder / "sft", ignore_errors=True)
         if torch.cuda.is_available():

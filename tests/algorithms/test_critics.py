@@ -18,6 +18,7 @@ from handrail.agents.critic import Case, recorded_verdicts, replayed_verdicts
 from handrail.agents.decoding import Suggestion
 from handrail.agents.policy import Policy
 from handrail.algorithms import critics
+from handrail.algorithms.config import CRITIC_CONFIGS
 from handrail.algorithms.critics.probe import draw_sessions, folds_of
 from handrail.envs import registry
 from handrail.envs.errors import HandrailError
@@ -38,7 +39,7 @@ QUICK: dict[str, dict[str, Any]] = {
     },
     "tfidf": {"min_df": 1},
 }
-"""What differs from `conf/critic/` so that a critic learns the toy in a second."""
+"""What differs from the defaults so that a critic learns the toy in a second."""
 
 
 def cases_of(sessions: list[Session], seed: int, shuffled: bool = False) -> list[Case]:
@@ -58,9 +59,9 @@ def cases_of(sessions: list[Session], seed: int, shuffled: bool = False) -> list
 TRAINING, UNSEEN = colour_sessions(0, 50), colour_sessions(1, 50)
 
 
-def config_of(name: str, module: ModuleType, checkout: Path) -> Any:
-    values = OmegaConf.load(checkout / "conf" / "critic" / f"{name}.yaml")
-    return build(module.Config, OmegaConf.merge(values, QUICK.get(name, {})), f"critic.{name}")
+def config_of(name: str) -> Any:
+    kind = CRITIC_CONFIGS[name]
+    return build(kind, OmegaConf.merge(dataclasses.asdict(kind()), QUICK.get(name, {})), f"critic.{name}")
 
 
 class Fitted(NamedTuple):
@@ -73,10 +74,10 @@ class Fitted(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def fitted(request: pytest.FixtureRequest, checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+def fitted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
     module = registry.load(critics.__name__, request.param, "critic")
     policy = tiny_policy(TRAINING)
-    config = config_of(request.param, module, checkout)
+    config = config_of(request.param)
     folder = tmp_path_factory.mktemp(request.param)
     critic = module.fit(policy, cases_of(TRAINING, 0), config, folder, seed=0)
     return Fitted(module, policy, config, folder, critic, critic.score(cases_of(UNSEEN, 1)))
@@ -151,7 +152,7 @@ def test_the_policy_is_left_as_it_was(fitted: Fitted) -> None:
 
 
 @pytest.mark.parametrize("name", sorted({*NAMES} - {"probe", "robust"}))
-def test_a_known_draft_is_used(name: str, checkout: Path, tmp_path: Path) -> None:
+def test_a_known_draft_is_used(name: str, tmp_path: Path) -> None:
     """Where only the draft tells the verdict: 120 unseen cases, area 0.5 +- 0.053 without it; 0.9 is 7.6 deviations.
 
     Not for the probes: they read the policy's states, and the policy never sees a draft.
@@ -163,9 +164,7 @@ def test_a_known_draft_is_used(name: str, checkout: Path, tmp_path: Path) -> Non
         cases = [Case(s, step.index, step.action, bool(rng.random() < 0.5)) for s in sessions for step in s.steps]
         return [dataclasses.replace(case, draft="some red" if case.accepted else "the blue") for case in cases]
 
-    critic = module.fit(
-        tiny_policy(TRAINING), drafted(TRAINING, 0), config_of(name, module, checkout), tmp_path, seed=0
-    )
+    critic = module.fit(tiny_policy(TRAINING), drafted(TRAINING, 0), config_of(name), tmp_path, seed=0)
     unseen = drafted(UNSEEN[:30], 1)
     assert area(unseen, critic.score(unseen)) > 0.9
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,22 +12,39 @@ from typing import Any, Literal
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from handrail.agents.policy import PolicyConfig
 from handrail.agents.transcript import TranscriptConfig
-from handrail.algorithms.config import SFTConfig, TrainingConfig
+from handrail.algorithms.config import CRITIC_CONFIGS, RobustConfig, SFTConfig, TrainingConfig
 from handrail.envs import registry
+from handrail.envs.bpm import load
 from handrail.envs.errors import HandrailError
-from handrail.experiments.configs import build, check, register, settle
+from handrail.experiments.configs import GROUPS, build, check, register, register_paths, settle
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-CRITICS = "handrail.algorithms.critics"
-KINDS: dict[str, type[Any]] = {"policy": PolicyConfig, "sft": SFTConfig, "transcript": TranscriptConfig}
 
 
 def options(group: str) -> list[str]:
+    """What may be chosen of a group, with `register`ed options."""
+    return list(GlobalHydra.instance().config_loader().get_group_options(group))
+
+
+def groups() -> list[str]:
+    return [name for name in GlobalHydra.instance().config_loader().list_groups("") if name != "hydra"]
+
+
+def files(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def filled(group: str, option: str) -> list[str]:
+    """The choice of an option, with a value for each that it wants to be given."""
+    path = CONF / group / f"{option}.yaml"
+    changed = OmegaConf.load(path) if path.is_file() else OmegaConf.create({})
+    wanted = [str(key) for key in changed if OmegaConf.is_missing(changed, str(key))]
+    return [f"{group}={option}", *(f"{group}.{key}=given" for key in wanted)]
 
 
 @dataclass(frozen=True)
@@ -96,35 +114,55 @@ def hydra() -> Iterator[None]:
 
 
 def test_hydra_knows_the_defaults_of_the_dataclasses(hydra: None) -> None:
-    for group, kind in KINDS.items():
+    for group, kind in GROUPS.items():
         node = ConfigStore.instance().load(f"{group}/base.yaml").node
-        assert OmegaConf.to_container(node) == dataclasses.asdict(kind())
+        assert OmegaConf.to_container(node) == OmegaConf.to_container(OmegaConf.create(dataclasses.asdict(kind())))
+        assert build(kind, node, group) == kind()
     cfg = compose("config", overrides=["experiment=star"])
     assert build(PolicyConfig, cfg.policy, "policy") == PolicyConfig()
     assert build(TranscriptConfig, cfg.transcript, "transcript") == TranscriptConfig()
     assert build(SFTConfig, cfg.sft, "sft") == SFTConfig(TrainingConfig(epochs=cfg.sft.training.epochs))
 
 
-@pytest.mark.parametrize(("group", "option"), [(group, option) for group in KINDS for option in options(group)])
-def test_every_option_of_a_group_builds(hydra: None, group: str, option: str) -> None:
-    changed = OmegaConf.load(CONF / group / f"{option}.yaml")
-    given = {str(key): "given" for key in changed if OmegaConf.is_missing(changed, key)}
-    overrides = [f"{group}={option}", *(f"{group}.{key}={value}" for key, value in given.items())]
-    built = build(KINDS[group], compose("config", overrides=["experiment=star", *overrides])[group], group)
-    for key in set(changed) - {"defaults", "training"}:
-        assert getattr(built, str(key)) == (given[str(key)] if key in given else changed[key])
+def test_what_is_found_by_name_is_an_option(hydra: None) -> None:
+    assert options("domain") == load.names()
+    assert options("critic") == registry.names("handrail.algorithms.critics") == sorted(CRITIC_CONFIGS)
+    assert options("confidence") == registry.names("handrail.agents.confidence")
+    assert options("source") == registry.names("handrail.envs.logs.readers")
+
+
+def test_every_option_of_a_group_builds_and_is_what_its_file_says(hydra: None) -> None:
+    of_experiments = {"gate": "online_ab", "operator": "bpm", "sft": "star", "policy": "star", "transcript": "star"}
+    for group in GROUPS:
+        for option in files(group):
+            overrides = [f"experiment={of_experiments.get(group, 'bpm')}", *filled(group, option)]
+            built = build(GROUPS[group], compose("config", overrides=overrides)[group], group)
+            changed = OmegaConf.load(CONF / group / f"{option}.yaml")
+            for key in set(changed) - {"defaults", "training", "slips", "rates"}:
+                expected = "given" if OmegaConf.is_missing(changed, str(key)) else changed[key]
+                assert getattr(built, str(key)) == expected
 
 
 @pytest.mark.slow
 def test_every_option_of_every_group_composes_with_every_experiment_that_has_the_group(hydra: None) -> None:
-    composed = 0
+    unused = set(groups()) - {"experiment"}
     for experiment in options("experiment"):
-        cfg = compose("config", overrides=[f"experiment={experiment}"], return_hydra_config=True)
-        for group in sorted(set(cfg.hydra.runtime.choices) & {path.name for path in CONF.iterdir() if path.is_dir()}):
-            for option in set(options(group)) - {experiment} if group != "experiment" else ():
-                compose("config", overrides=[f"experiment={experiment}", f"{group}={option}"])
-                composed += 1
-    assert composed > len(options("experiment"))
+        start = [f"experiment={experiment}"]
+        cfg = compose("config", overrides=start, return_hydra_config=True)
+        choices = {group: cfg.hydra.runtime.choices.get(group) for group in groups()}
+        lists = [name for name in ("critic", "confidence") if cfg.get(name)]
+        for group in [name for name in groups() if name != "experiment" and (choices[name] or name in lists)]:
+            unused.discard(group)
+            for option in options(group):
+                overrides = [*start, *filled(group, option)]
+                given = compose("config", overrides=overrides)
+                settled = settle(given, {group: option})
+                if group == "source" and option != "html" and "simulate" in given:
+                    with pytest.raises(HandrailError, match=f"source={option}: this experiment reads the pages"):
+                        check(settled, {**choices, group: option}, given)
+                else:
+                    check(settled, {**choices, group: option}, given)
+    assert unused <= {"ray", "algorithm"}, "groups that no experiment of this test chooses from"
 
 
 @pytest.mark.parametrize("critic", ["probe", "[tfidf]"])
@@ -143,7 +181,7 @@ def test_only_critics_that_are_chosen_stay_and_the_first_is_certified(hydra: Non
 
 def checked(*overrides: str) -> None:
     cfg = compose("config", overrides=["experiment=bpm", *overrides])
-    choices = {"policy": "tiny", "sft": "scratch", "transcript": "packed"}
+    choices = dict.fromkeys(["policy", "sft", "transcript", "operator", "certify", "closed_loop", "logger"], "given")
     check(cfg, choices, compose("config", overrides=["experiment=bpm"]))
 
 
@@ -162,14 +200,29 @@ def test_values_of_the_kind_of_their_default_pass(hydra: None, override: str) ->
         ("simulate.sessions=0.5", r"simulate\.sessions=0\.5: expected a whole number"),
         ("copied=1", r"copied=1: expected true or false"),
         ("certify.delta=true", r"certify\.delta=True: expected a number"),
+        ("certify.delta=1.5", r"certify\.delta=1\.5: expected a chance above 0 and below 1"),
+        ("certify.targets=[0.9,95]", r"certify\.targets\[1\]=95\.0: expected a precision above 0 and below 1"),
+        ("operator.people=0", r"operator\.people=0: expected at least 1 operator"),
+        ("operator.slips.forget=2.0", r"slips: forget is 2\.0, expected a probability"),
+        ("closed_loop.cases=0", r"closed_loop\.cases=0: expected at least 1"),
+        ("closed_loop.actors=[majorty]", r"closed_loop\.actors: 'majorty' is neither .* did you mean majority"),
+        ("logger.mode=of", r"logger\.mode='of': expected one of none, offline, online"),
+        ("+logger.projct=x", r"unknown option logger\.projct; did you mean project"),
+        ("+policy.optimizer=x", r"unknown option policy\.optimizer"),
+        ("policy.lora_rank=8", r"policy\.lora_rank=8 with policy\.model=null: expected a pretrained model"),
+        ("policy.heads=5", r"policy\.hidden_size=128, policy\.heads=5: expected a hidden size that is a multiple"),
+        ("policy.dtype=float8", r"policy\.dtype='float8': expected one of auto, float32, bfloat16"),
+        ("sft.training.optimizer=sgd", r"sft\.training\.optimizer='sgd': expected one of muon, adamw"),
+        ("sft.training.epochs=0", r"training\.epochs=0\.0: expected passes over the data, more than 0"),
+        ("source=star", r"source=star: this experiment reads the pages and clicks it has logged itself"),
+        ("data.splits.train=0.9", r"data\.splits=.*: expected shares above 0 that sum to at most 1"),
+        ("critic.probe.folds=1", r"critic\.probe\.folds=1: expected at least 2"),
+        ("critic.tfidf.inverse_regularisation=[]", r"inverse_regularisation=\[\]: expected at least one number"),
         ("certify.targets=0.9", r"certify\.targets=0\.9: expected a list"),
         ("certify.targets=[0.9,high]", r"certify\.targets\[1\]='high': expected a number"),
-        ("closed_loop=3", r"closed_loop=3: expected options"),
-        ("domain=3", r"domain=3: expected text"),
         ("policy.layers=0.5", r"policy\.layers=0\.5: expected a whole number"),
         ("sft.context_share=2.0", r"sft\.context_share=2\.0"),
         ("baselines=[backof]", r"unknown baseline 'backof'; did you mean backoff"),
-        ("confidence=[margn]", r"unknown confidence score 'margn'; did you mean margin"),
         ("certify.method=full", r"certify\.method='full' is none of this run's critics"),
         ("rerank=tfidf baselines=[backoff]", r"rerank='tfidf' is none of this run's baselines"),
         ("critic.probe.folds=two", r"critic\.probe\.folds='two': expected a whole number"),
@@ -180,14 +233,37 @@ def test_mistakes_are_found_before_any_work(hydra: None, override: str, message:
         checked(*override.split())
 
 
-def test_every_critic_has_options_that_build(hydra: None) -> None:
-    cfg = compose("config", overrides=["experiment=star", f"critic=[{','.join(options('critic'))}]"])
-    assert options("critic") == registry.names(CRITICS) == sorted(cfg.critic)
-    for name in cfg.critic:
-        config = build(registry.load(CRITICS, name, "critic").Config, cfg.critic[name], f"critic.{name}")
-        assert dataclasses.is_dataclass(config)
-    one = compose("config", overrides=["experiment=star", "critic=[tfidf]"])
-    assert list(one.critic) == ["tfidf"]
+def test_critics_are_chosen_by_name_with_options_that_build(hydra: None) -> None:
+    cfg = compose("config", overrides=["experiment=star", "critic=[tfidf,robust]", "critic.robust.resumed=0.25"])
+    assert list(cfg.critic) == ["tfidf", "robust"]
+    assert build(RobustConfig, cfg.critic.robust, "critic.robust") == RobustConfig(resumed=0.25)
+
+
+@pytest.mark.parametrize("method", ["margin", "[margin]"])
+def test_only_scores_that_are_chosen_stay(hydra: None, method: str) -> None:
+    cfg = compose("config", overrides=["experiment=star", f"confidence={method}", "critic=[]"])
+    settled = settle(cfg, {"confidence": ["margin"] if "[" in method else "margin", "critic": []})
+    assert (list(settled.critic), list(settled.confidence), settled.certify.method) == ([], ["margin"], "margin")
+
+
+def test_a_domain_in_a_folder_is_an_option(hydra: None, tmp_path: Path) -> None:
+    folder = tmp_path / "shop"
+    shutil.copytree(load.find("mock"), folder)
+    for override in (f"domain={folder}", f"domain=mock,{folder}"):
+        register_paths([override, "seed=[", "no"])
+    cfg = compose("config", overrides=["experiment=bpm", f"domain={folder}"])
+    assert cfg.domain == str(folder)
+    check(cfg, {}, compose("config", overrides=["experiment=bpm"]))
+
+
+def test_any_model_is_a_policy(hydra: None) -> None:
+    register_paths(["policy=tiny,some-org/some.model-7B"])
+    cfg = compose("config", overrides=["experiment=star", "policy=some-org/some.model-7B", "policy.lora_rank=4"])
+    policy = build(PolicyConfig, cfg.policy, "policy")
+    assert (policy.model, policy.lora_rank) == ("some-org/some.model-7B", 4)
+    assert dataclasses.replace(policy, model="given", lora_rank=32) == build(
+        PolicyConfig, compose("config", overrides=["experiment=star", *filled("policy", "hub")]).policy, "policy"
+    )
 
 
 def test_a_stage_of_continued_pretraining_builds(hydra: None) -> None:

@@ -11,14 +11,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from handrail.agents.critic import Case
-from handrail.algorithms.critics.robust import ACCEPTED, FOR_GOOD, REPLACED, RESUMED, Config, beliefs, evidence, learn
+from handrail.algorithms.config import RobustConfig
+from handrail.algorithms.critics.robust import ACCEPTED, FOR_GOOD, REPLACED, RESUMED, beliefs, evidence, learn
 from handrail.envs.errors import HandrailError
 from handrail.envs.schema import Action, Actor, Message, Session, Step, UIState
 
 SEND = Action("submit_form", "refund")
 LOOK, BACK = Action("navigate", "orders"), Action("navigate", "case")
 FILLED = {"refund.amount": 10, "case.identity": "confirmed"}
-CONFIG = Config((0.1,), 3, 1000, resumed=0.5, replaced=0.2)
+CONFIG = RobustConfig((0.1,), 3, 1000, resumed=0.5, replaced=0.2)
 
 
 def worked(*steps: tuple[Action, dict[str, Any]]) -> Case:
@@ -70,7 +71,7 @@ def test_beliefs_stand_in_for_verdicts() -> None:
     accepted = Case(good.session, 0, SEND, True)
     assert beliefs([accepted, resumed, replaced, good], CONFIG).tolist() == [1.0, 0.5, 0.2, 0.0]
     with pytest.raises(HandrailError, match=r"critic\.robust\.resumed=1\.5"):
-        Config((0.1,), 3, 1000, resumed=1.5, replaced=0.2)
+        RobustConfig((0.1,), 3, 1000, resumed=1.5, replaced=0.2)
 
 
 def test_soft_labels_are_weights() -> None:
