@@ -28,7 +28,9 @@ WRONG = ("model_error", "rubber_stamp")
 
 
 class Trail(NamedTuple):
-    """How sure the policy was of what it did since an operator last acted: a suggestion builds on that.
+    """How sure the policy was of what was done as it suggested, since an operator last overrode it.
+
+    A suggestion builds on that, whether it ran alone or an operator accepted it.
 
     Attributes:
         log_probability: sum over those actions, <= 0.
@@ -42,7 +44,7 @@ class Trail(NamedTuple):
 
 
 CLEAR = Trail()
-"""Nothing was done alone."""
+"""Nothing was done as the policy suggested."""
 
 
 def trail(notes: Sequence[Mapping[str, Any]]) -> Trail:
@@ -53,7 +55,7 @@ def trail(notes: Sequence[Mapping[str, Any]]) -> Trail:
     """
     total, least, second = 0.0, 1.0, 0.0
     for note in reversed(notes):
-        if note["route"] != "run":
+        if not note.get("kept", note["route"] == "run"):
             break
         total += note["log_probability"]
         least = min(least, note["min_probability"])
@@ -71,7 +73,7 @@ class Case:
         suggestion: what is judged.
         accepted: whether the operator executed it unchanged.
         draft: what the operator had typed before the suggestion was shown; empty if it is hidden from the critic.
-        trail: of the policy's own actions before it; empty where an operator did all of them.
+        trail: of what was done as the policy suggested before it.
         second: `Suggestion.second` of the suggestion.
     """
 
@@ -102,8 +104,8 @@ class StateCritic(Critic, Protocol):
 
     policy: Policy
 
-    def judge(self, readings: Sequence[Reading], trails: Sequence[Trail]) -> NDArray[np.float64]:
-        """Return p(accept) of suggestions that the policy has read, shape (n,), as `score` would."""
+    def judge(self, readings: Sequence[Reading], cases: Sequence[Case]) -> NDArray[np.float64]:
+        """Return p(accept) of cases that the policy has read, shape (n,), as `score` would."""
         ...
 
 

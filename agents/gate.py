@@ -12,7 +12,7 @@ from handrail.envs.errors import HandrailError
 from handrail.envs.schema import Action
 from handrail.envs.spaces import Observation
 
-Reason = Literal["non_critical", "confident", "low_confidence", "guardrail", "not_certified", "audit"]
+Reason = Literal["non_critical", "confident", "low_confidence", "overridden", "guardrail", "not_certified", "audit"]
 Guardrail = Callable[[Observation, Action], bool]
 
 STUCK = 12
@@ -39,6 +39,8 @@ class Decision:
 @dataclass(frozen=True)
 class Gate:
     """Lets critical suggestions run alone where the critic's score reaches a certified threshold.
+
+    Once an operator has overridden the policy in a session, nothing critical runs alone in it (`overridden`).
 
     Attributes:
         thresholds: issue -> certified threshold, `None` where nothing could be certified: those issues stay with the
@@ -77,11 +79,25 @@ class Gate:
             return Decision(False, "guardrail", 1.0)
         if not critical:
             return Decision(True, "non_critical", 0.0)
+        if overridden(seen):
+            return Decision(False, "overridden", 1.0)
         if not score >= threshold:
             return Decision(False, "low_confidence", 1.0)
         if self.audit_share and rng.random() < self.audit_share:
             return Decision(False, "audit", self.audit_share)
         return Decision(True, "confident", self.audit_share)
+
+
+def overridden(seen: Observation) -> bool:
+    """Tell whether an operator did anything else than accept a suggestion in this session.
+
+    From there on it goes a way that the policy did not choose and calibration sessions did not take, so what is
+    critical stays with operators.
+    """
+    return any(
+        step.actor == "operator" and (step.feedback is None or step.feedback.verdict != "accept")
+        for step in seen.history
+    )
 
 
 def refused(seen: Observation, action: Action) -> bool:

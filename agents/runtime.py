@@ -118,8 +118,9 @@ class Runtime:
 
         `outcome` gets `active`: the operator's active seconds by part of the clock.
         `hidden` gets the operator's slips, `causes` (step -> true cause of the verdict), `critical_suggestions` (steps
-        at which one was judged) and `runtime`: for each step `route`, `reason`, `score`, `critical`, `probability`
-        and the confidences of `Suggestion`; only `route` and `reason` where no policy was asked.
+        at which one was judged) and `runtime`: for each step `route`, `reason`, `kept` (whether what was executed is
+        what the policy suggested), `score`, `critical`, `probability` and the confidences of `Suggestion`; only
+        `route` and `reason` where no policy was asked.
         """
         active, hidden = self._over.pop(played.number)
         session = played.session
@@ -137,7 +138,8 @@ class Runtime:
     ) -> Action:
         env, seat = shared.env, shared.seat
         ruling = self.rule.route(Moment(seen.issue, seen, action, made, critical, score, shared.rng, env))
-        shared.steps.append(_noted(ruling, made, critical, score))
+        noted = _noted(ruling, made, critical, score)
+        shared.steps.append(noted)
         step = str(seen.index)
         if ruling.route == "operator":
             env.actor = "operator"
@@ -150,6 +152,7 @@ class Runtime:
                 shared.causes[step] = review.cause
             if review.critical:
                 shared.gated.append(seen.index)
+            noted["kept"] = same_action(review.action, action)
             return review.action
         env.actor = "policy"
         if self.rule.labels:
@@ -166,13 +169,6 @@ class Runtime:
         """Return the critic's score of each action."""
         if self.critic is None or not actions:
             return {}
-        if isinstance(self.critic, StateCritic) and self.desk is not None and self.critic.policy is self.desk.policy:
-            readings = [
-                replace(reading, suggestion=replace(reading.suggestion, second=made[number].second))
-                for number, reading in self.desk.assess(actions).items()
-            ]
-            trails = [trail(self._running[number].steps) for number in actions]
-            return dict(zip(actions, map(float, self.critic.judge(readings, trails)), strict=True))
         cases = []
         for number, action in actions.items():
             seen, env = observations[number], self._running[number].env
@@ -180,13 +176,21 @@ class Runtime:
             session = msgspec.structs.replace(env.session(), steps=(*seen.history, now), tail=())
             led = trail(self._running[number].steps)
             cases.append(Case(session, seen.index, action, False, trail=led, second=made[number].second))
-        return dict(zip(actions, map(float, self.critic.score(cases)), strict=True))
+        critic = self.critic
+        if isinstance(critic, StateCritic) and self.desk is not None and critic.policy is self.desk.policy:
+            readings = [
+                replace(reading, suggestion=replace(reading.suggestion, second=made[number].second))
+                for number, reading in self.desk.assess(actions).items()
+            ]
+            return dict(zip(actions, map(float, critic.judge(readings, cases)), strict=True))
+        return dict(zip(actions, map(float, critic.score(cases)), strict=True))
 
 
 def _noted(ruling: Ruling, made: Suggestion, critical: bool, score: float) -> dict[str, Any]:
     return {
         "route": ruling.route,
         "reason": ruling.reason,
+        "kept": ruling.route == "run",
         "probability": ruling.probability,
         "critical": critical,
         "score": None if np.isnan(score) else score,

@@ -204,6 +204,42 @@ class RobustConfig(ProbeConfig):
 
 
 @dataclass(frozen=True)
+class BoostedConfig:
+    """How the critic `boosted` is fitted (`handrail.algorithms.critics.boosted`).
+
+    Attributes:
+        iterations: trees of a member.
+        learning_rate: weight of each tree.
+        leaves: of a tree.
+        least: verdicts in a leaf.
+        penalty: on squared leaf values.
+        columns: share of the features that a tree may use.
+        rows: share of the verdicts that a tree learns from.
+        members: classifiers that differ in what was drawn, and are averaged.
+        features: the most frequent ones are kept.
+        max_cases: at most this many cases are read, whole sessions drawn at random.
+    """
+
+    iterations: int = 150
+    learning_rate: float = 0.05
+    leaves: int = 8
+    least: int = 15
+    penalty: float = 5.0
+    columns: float = 0.3
+    rows: float = 0.7
+    members: int = 4
+    features: int = 1500
+    max_cases: int = 20000
+
+    def __post_init__(self) -> None:
+        least = {"iterations": 1, "leaves": 2, "least": 1, "members": 1, "features": 1, "max_cases": 1}
+        _at_least("critic.boosted", self, dict[str, float](least))
+        for name in ("learning_rate", "columns", "rows"):
+            if not 0 < getattr(self, name) <= 1:
+                raise HandrailError(f"critic.boosted.{name}={getattr(self, name)}: expected more than 0 and at most 1")
+
+
+@dataclass(frozen=True)
 class TfidfConfig:
     """How the critic `tfidf` turns text into features and is fitted (`handrail.algorithms.critics.tfidf`).
 
@@ -226,6 +262,7 @@ class TfidfConfig:
 
 CRITIC_CONFIGS: dict[str, type[Any]] = {
     "full": FullConfig,
+    "boosted": BoostedConfig,
     "probe": ProbeConfig,
     "robust": RobustConfig,
     "tfidf": TfidfConfig,

@@ -17,10 +17,11 @@ sessions were in error there, hence at most k at t*, and that has a chance of at
 (Risk control for monotone losses, Bates et al. 2021, with the exact binomial tail of Clopper & Pearson 1934.)
 
 **What is assumed.** Calibration sessions and later ones come from one source, worked independently, and the score was
-not fitted on the calibration sessions. Calibration sessions are logged with an operator in the loop: up to its first
-wrong step a session that runs alone is taken to go as the logged one did, which holds where operators accept what is
-right. Sessions without a critical step cannot be in error; they are no part of the table, so shares are of sessions
-with at least one.
+not fitted on the calibration sessions. Calibration sessions are reviewed with care: what is right is accepted, what is
+wrong corrected. So a session under the gate goes as in calibration until something wrong runs alone, which is the error
+that is counted, or until an operator overrides the policy, after which the gate lets nothing critical run alone
+(`handrail.agents.gate.overridden`). Where an operator accepts something wrong, that session has its error already.
+Sessions without a critical step cannot be in error; they are no part of the table, so shares are of sessions with one.
 """
 
 from __future__ import annotations

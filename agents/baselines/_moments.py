@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -92,6 +92,20 @@ def moments(session: Session) -> Iterator[tuple[Moment, Step]]:
         moment.see(step.events)
         if step.actor == "operator":
             yield moment, step
+        if step.actor in ("operator", "policy"):
+            moment.did(step.action)
+
+
+def moments_at(session: Session, steps: Collection[int]) -> Iterator[Moment]:
+    """Yield what is visible at some steps of a session, in order, whoever acted; as `moments`, one that grows."""
+    if not session.steps:
+        return
+    moment = Moment(session, 0, session.steps[0].state)
+    for step in session.steps[: max(steps, default=-1) + 1]:
+        moment.index, moment.state = step.index, step.state
+        moment.see(step.events)
+        if step.index in steps:
+            yield moment
         if step.actor in ("operator", "policy"):
             moment.did(step.action)
 

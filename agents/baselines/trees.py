@@ -108,7 +108,7 @@ class Baseline(HeadBaseline):
         names = [name for name, count in counts.most_common(_FEATURES) if count >= _SEEN]
         columns = {name: n for n, name in enumerate(sorted(names))}
         model = LGBMClassifier(**_SETTINGS, random_state=seed, deterministic=True, force_row_wise=True, verbose=-1)
-        model.fit(_matrix(known, columns), labels[kept])
+        model.fit(matrix(known, columns), labels[kept])
         classes = np.asarray(model.classes_, dtype=np.int64)
         return _After(columns, classes, model.booster_, usual, len(rows))
 
@@ -118,7 +118,7 @@ class Baseline(HeadBaseline):
         if after.model is None:
             found[:, after.classes] = 1.0
         else:
-            made = np.asarray(after.model.predict(_matrix(features, after.columns), num_threads=1))
+            made = np.asarray(after.model.predict(matrix(features, after.columns), num_threads=1))
             found[:, after.classes] = made if made.ndim == 2 else np.column_stack([1 - made, made])
         others = after.usual.copy()
         others[after.classes] = 0.0
@@ -127,7 +127,7 @@ class Baseline(HeadBaseline):
         return (1 - weight) * shares + weight * after.usual
 
 
-def _matrix(rows: Sequence[dict[str, float]], columns: dict[str, int]) -> NDArray[np.float32]:
+def matrix(rows: Sequence[dict[str, float]], columns: dict[str, int]) -> NDArray[np.float32]:
     """Return features as a table, shape (n, columns); numbers that are not known are NaN, marks that are not set 0."""
     table = np.zeros((len(rows), len(columns)), dtype=np.float32)
     for name, column in columns.items():

@@ -116,6 +116,10 @@ class Rates:
         )
 
 
+CAREFUL = Rates(rubber_stamp=0, acceptable=0, preference=1, environment=0, other=0)
+"""Verdicts that are the truth: what is right is accepted, what is wrong corrected."""
+
+
 class Review(NamedTuple):
     """A verdict.
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handrail.agents.assess import Reading, assess
-from handrail.agents.critic import Case, Trail
+from handrail.agents.critic import Case
 from handrail.agents.decoding import Decoder
 from handrail.agents.policy import Policy
 from handrail.algorithms.config import ProbeConfig
@@ -27,23 +27,23 @@ class ProbeCritic:
 
     def score(self, cases: Sequence[Case]) -> NDArray[np.float64]:
         """Return p(accept) of each case, shape (n,)."""
-        return self.judge(assess(Decoder(self.policy), cases), [case.trail for case in cases])
+        return self.judge(assess(Decoder(self.policy), cases), cases)
 
-    def judge(self, readings: Sequence[Reading], trails: Sequence[Trail]) -> NDArray[np.float64]:
-        """Return p(accept) of suggestions that the policy has read, shape (n,)."""
-        return np.asarray(self.model.predict_proba(_features(readings, trails))[:, 1], dtype=np.float64)
+    def judge(self, readings: Sequence[Reading], cases: Sequence[Case]) -> NDArray[np.float64]:
+        """Return p(accept) of cases that the policy has read, shape (n,)."""
+        return np.asarray(self.model.predict_proba(_features(readings, cases))[:, 1], dtype=np.float64)
 
 
 def features(policy: Policy, cases: Sequence[Case]) -> NDArray[np.float32]:
     """Return what the probe reads, shape (n, 2 * hidden size + 8).
 
     The policy's states before and after the suggestion, and its confidence in it: log-probability (nats), lowest token
-    probability, margin, entropy, a second reader's; then that in what it did since an operator last acted (`Trail`).
+    probability, margin, entropy, a second reader's; then that in what led there (`Trail`).
     """
-    return _features(assess(Decoder(policy), cases), [case.trail for case in cases])
+    return _features(assess(Decoder(policy), cases), cases)
 
 
-def _features(readings: Sequence[Reading], trails: Sequence[Trail]) -> NDArray[np.float32]:
+def _features(readings: Sequence[Reading], cases: Sequence[Case]) -> NDArray[np.float32]:
     made = [reading.suggestion for reading in readings]
     confidence = [(s.log_probability, s.min_probability, s.margin, s.entropy, s.second) for s in made]
     return np.hstack(
@@ -51,7 +51,7 @@ def _features(readings: Sequence[Reading], trails: Sequence[Trail]) -> NDArray[n
             np.array([r.before for r in readings]),
             np.array([r.after for r in readings]),
             np.array(confidence, dtype=np.float32),
-            np.array(trails, dtype=np.float32),
+            np.array([case.trail for case in cases], dtype=np.float32),
         ]
     )
 

@@ -5,8 +5,9 @@ Stages, each skipped when a run is resumed:
 1. operators work alone and are logged; a policy learns from the log;
 2. copilot rounds (`handrail.algorithms.dagger`): the policy suggests, operators accept or correct, it learns on; then
    it gets its second reader (`handrail.agents.rerank`), if the run has one;
-3. feedback: everything critical is reviewed, the rest runs alone; one part of these sessions teaches the critics, the
-   other is adjudicated (the true cause of each verdict is looked up) and thresholds are certified on it;
+3. feedback: everything critical is reviewed, the rest runs alone. One part of these sessions is reviewed by the people
+   of the desk, and teaches the critics; the other is adjudicated, by people who accept what is right and correct what
+   is wrong, and thresholds are certified on it;
 4. the arms work the same new cases, in pairs: operators alone, operators with a copilot, and the gate, which lets alone
    what the critic is sure of. Confidence proxies get arms of their own, by the same certificates.
 
@@ -43,15 +44,16 @@ if TYPE_CHECKING:
     from handrail.agents.gate import Gate
     from handrail.agents.operators.seat import Staff
     from handrail.agents.rules import Rule
+    from handrail.algorithms.dagger import Round
     from handrail.experiments.rundir import RunDirectory
 
 ARMS, ONLINE, GATES = "arms", "online.json", "gates.json"
-FEEDBACK = "feedback.parquet"
+FEEDBACK, ADJUDICATED = "feedback.parquet", "adjudicated.parquet"
 _VERDICTS = "critic_feedback"
 _PART = 250
 """Sessions that are kept together: a kill costs at most so many."""
 
-_LOOP, _FEEDBACK, _ONLINE = 1, 2, 3
+_LOOP, _FEEDBACK, _ONLINE, _ADJUDICATED = 1, 2, 3, 4
 _MILLION = 1_000_000
 
 
@@ -133,8 +135,13 @@ class Study(bpm.Study):
         from handrail.agents.rules import supervised
 
         options = self.cfg.feedback
-        played = self.play("reviewing", supervised(), None, _FEEDBACK, options.sessions)
-        merge(played, self.run.file(FEEDBACK))
+        learn = round(options.learn * options.sessions)
+        for what, file, stage, count in (
+            ("reviewing", FEEDBACK, _FEEDBACK, learn),
+            ("adjudicating", ADJUDICATED, _ADJUDICATED, options.sessions - learn),
+        ):
+            staff = self.staff if stage == _FEEDBACK else self.adjudicators
+            merge(self.play(what, supervised(), None, stage, count, staff), self.run.file(file))
 
     def fit_feedback_critics(self) -> None:
         """Learn each critic from the verdicts of one part of the feedback."""
@@ -191,7 +198,7 @@ class Study(bpm.Study):
                 rules[name] = Selective(self.gate(method), self.proxies[method], self.shown(method)), None
         for name, (rule, critic) in rules.items():
             started = time.monotonic()
-            parts = self.play(name, rule, critic, _ONLINE, cfg.cases)
+            parts = self.play(name, rule, critic, _ONLINE, cfg.cases, self.staff)
             merge(parts, self.run.file(ARMS) / f"{name}.parquet")
             self.run.log.info("arm %s: %d sessions in %.0f s", name, cfg.cases, time.monotonic() - started)
 
@@ -254,12 +261,32 @@ class Study(bpm.Study):
         return crew_staff(self.people, self.operators.rates)
 
     @cached_property
+    def adjudicators(self) -> Staff:
+        """The same people, with time to look twice: they slip nowhere, and their verdicts are the truth."""
+        from handrail.agents.operators.human import NONE
+        from handrail.agents.operators.seat import crew_staff
+        from handrail.agents.operators.verdicts import CAREFUL
+        from handrail.agents.simulate import crew_of
+
+        return crew_staff(crew_of(self.cfg.domain, self.seed, self.operators.people, NONE), CAREFUL)
+
+    @property
+    def taught(self) -> Sequence[Session]:
+        """The sessions that baselines learn from: the log, and what operators did in the copilot rounds."""
+        rounds = [self._round(number) for number in range(int(self.cfg.dagger.rounds))]
+        return [*self.splits["train"], *(session for one in rounds for session in one.sessions)]
+
+    def _round(self, number: int) -> Round:
+        from handrail.algorithms.dagger import Round
+
+        return Round(self.run.file("rounds") / f"round_{number:03d}", number)
+
+    @cached_property
     def policy(self) -> Any:
         """The policy that the last copilot round ended with."""
-        from handrail.algorithms.dagger import Round, policy_of
+        from handrail.algorithms.dagger import policy_of
 
-        last = int(self.cfg.dagger.rounds) - 1
-        return policy_of(Round(self.run.file("rounds") / f"round_{last:03d}", last).policy)
+        return policy_of(self._round(int(self.cfg.dagger.rounds) - 1).policy)
 
     @property
     def methods(self) -> list[str]:
@@ -270,9 +297,8 @@ class Study(bpm.Study):
     @cached_property
     def feedback(self) -> dict[str, list[Session]]:
         """The feedback sessions: those that critics learn from, and those that thresholds are certified on."""
-        sessions = load_sessions(self.run.file(FEEDBACK))
-        learn = round(self.cfg.feedback.learn * len(sessions))
-        return {"learn": sessions[:learn], "calibrate": sessions[learn:]}
+        files = {"learn": FEEDBACK, "calibrate": ADJUDICATED}
+        return {name: load_sessions(self.run.file(file)) for name, file in files.items()}
 
     def gate(self, method: str) -> Gate:
         """Return the gate of a method, as it was certified."""
@@ -298,7 +324,7 @@ class Study(bpm.Study):
         splits = {"calibration": self.feedback["calibrate"]}
         return offline.verdict_frame(splits, cases, scores).assign(right=truths(cases))
 
-    def play(self, what: str, rule: Rule, critic: str | None, stage: int, count: int) -> list[Path]:
+    def play(self, what: str, rule: Rule, critic: str | None, stage: int, count: int, staff: Staff) -> list[Path]:
         """Work the cases of a stage under a rule, part by part; parts that are on disk are not worked again."""
         from handrail.agents.rollout import Reset, rollout
         from handrail.agents.runtime import Runtime
@@ -317,7 +343,7 @@ class Study(bpm.Study):
                     next(progress)
                 continue
             desk = self.desk() if rule.suggests else None
-            runtime = Runtime(self.staff, rule, desk, None if critic is None else self.critic(critic))
+            runtime = Runtime(staff, rule, desk, None if critic is None else self.critic(critic))
             resets = [Reset(cases.first + number) for number in numbers]
             with SessionWriter(paths[-1], row_group=1 << 30) as writer:
                 for played in rollout(cases.make, runtime, resets, cases.slots):

@@ -29,6 +29,8 @@ from handrail.envs.errors import HandrailError
 from handrail.envs.files import atomic_path, write_json
 from handrail.envs.schema import Session
 from handrail.experiments import offline
+from handrail.experiments.cluster.config import RayConfig
+from handrail.experiments.cluster.training import fit_critic
 from handrail.experiments.configs import build
 from handrail.experiments.rundir import RunDirectory
 
@@ -119,7 +121,7 @@ class Study:
         """Fine-tune the policy on the training split."""
         from handrail.agents.policy import build_policy
         from handrail.algorithms.pretrain import pretrain
-        from handrail.algorithms.sft import fine_tune
+        from handrail.experiments.cluster.training import fine_tune
 
         cfg = self.cfg
         transcript = Transcript(build(TranscriptConfig, cfg.transcript, "transcript"))
@@ -132,7 +134,8 @@ class Study:
             training = build(TrainingConfig, cfg.pretrain, "pretrain")
             pretrain(policy, train, training, self.run.checkpoints / "pretrain", self.seed)
         sft = build(SFTConfig, cfg.sft, "sft")
-        result = fine_tune(policy, train, sft, self.run.checkpoints / "sft", self.seed, self.splits["feedback"])
+        folder, watched = self.run.checkpoints / "sft", self.splits["feedback"]
+        result = fine_tune(policy, train, sft, folder, self.seed, watched, build(RayConfig, cfg.ray, "ray"))
         self.run.log.info("fine-tuned in %.0f steps, mean loss %.3f", result["steps"], result["loss"])
         policy.save(self.run.checkpoints / "policy")
         self.run.write_metrics(
@@ -147,7 +150,7 @@ class Study:
         """Fit the cheap policies on the sessions the policy learned from."""
         for name in self.cfg.baselines:
             baseline = registry.load(BASELINES, name, "baseline").Baseline()
-            baseline.fit(self.splits["train"], self.seed)
+            baseline.fit(self.taught, self.seed)
             folder = self.run.checkpoints / "baselines"
             folder.mkdir(exist_ok=True)
             with atomic_path(folder / f"{name}.pkl") as path:
@@ -207,7 +210,8 @@ class Study:
         """
         module = registry.load(CRITICS, name, "critic")
         config = build(CRITIC_CONFIGS[name], self.cfg.critic[name], f"critic.{name}")
-        module.fit(self.policy, cases, config, self._critic_folder(source, name), self.seed)
+        folder, ray = self._critic_folder(source, name), build(RayConfig, self.cfg.ray, "ray")
+        fit_critic(module, self.policy, cases, config, folder, self.seed, ray)
         self.run.log.info("%s: critic %s has learned %d verdicts", source, name, len(cases))
 
     # ---- what evaluation needs ----------------------------------------------------------------------------------
@@ -223,6 +227,11 @@ class Study:
         if torch.cuda.is_available():
             policy.model.to("cuda")  # type: ignore[arg-type]
         return policy
+
+    @property
+    def taught(self) -> Sequence[Session]:
+        """The sessions that baselines learn from: those the policy learned from."""
+        return self.splits["train"]
 
     def decoder(self) -> Decoder:
         """Return the policy as it decodes in this run."""

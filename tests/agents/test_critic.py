@@ -7,7 +7,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from handrail.agents.critic import Case, feedback_verdicts, recorded_verdicts, replayed_verdicts, true_cause, truths
+from handrail.agents.critic import (
+    CLEAR,
+    Case,
+    Trail,
+    feedback_verdicts,
+    recorded_verdicts,
+    replayed_verdicts,
+    trail,
+    true_cause,
+    truths,
+)
 from handrail.agents.decoding import Suggestion
 from handrail.agents.simulate import Copilot, simulate
 from handrail.envs.errors import HandrailError
@@ -110,3 +120,16 @@ def test_simulated_feedback_agrees_with_its_truth() -> None:
         assert right == (cause not in ("rubber_stamp", "model_error"))
     assert {True, False} == {case.accepted for case in cases}
     assert any(not case.session.steps[case.step].critical for case in cases)
+
+
+def test_a_trail_goes_back_to_the_last_override() -> None:
+    """Two steps as suggested after an override: sums of -1 and -2, the least of 0.5 and 0.25, of -3 and -4."""
+    notes = [
+        {"kept": True, "log_probability": -9.0, "min_probability": 0.01, "second": -9.0},
+        {"kept": False, "log_probability": -9.0, "min_probability": 0.01, "second": -9.0},
+        {"kept": True, "log_probability": -1.0, "min_probability": 0.5, "second": -4.0},
+        {"kept": True, "log_probability": -2.0, "min_probability": 0.25, "second": -3.0},
+    ]
+    assert trail(notes) == Trail(-3.0, 0.25, -4.0)
+    assert trail(notes[:2]) == CLEAR
+    assert trail([]) == CLEAR

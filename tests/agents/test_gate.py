@@ -7,7 +7,7 @@ import pytest
 
 from handrail.agents.gate import STUCK, Decision, Gate, refused, stuck
 from handrail.envs.errors import HandrailError
-from handrail.envs.schema import Action, Actor, Control, Message, Step, UIState
+from handrail.envs.schema import Action, Actor, Control, Feedback, Message, Step, UIState, Verdict
 from handrail.envs.spaces import Observation
 
 STATE = UIState("desk", None, (Control("hello", "template"), Control("refund", "form")))
@@ -63,6 +63,30 @@ def test_the_audit_takes_its_share_of_confident_steps() -> None:
     assert all(decision.execute == (decision.reason == "confident") for decision in decisions)
     again = np.random.default_rng(7)
     assert [gate.decide("bank", SEEN, HELLO, True, 0.9, again) for _ in range(200)] == decisions[:200]
+
+
+def acted(verdict: Verdict | None, actor: Actor = "operator") -> Observation:
+    """Return what is seen after two actions, the last by somebody with a verdict on a suggestion, if there was one."""
+    feedback = None if verdict is None else Feedback(HELLO, verdict)
+    steps = (Step(0, STATE, (), HELLO, "policy"), Step(1, STATE, (), HELLO, actor, feedback=feedback))
+    return Observation("bank", "", 2, STATE, (), steps)
+
+
+@pytest.mark.parametrize(
+    ("seen", "reason"),
+    [
+        (acted("accept"), "confident"),
+        (acted(None, "policy"), "confident"),
+        (acted("reject", "policy"), "confident"),  # a label of what ran alone, which changed nothing
+        (acted("reject"), "overridden"),
+        (acted(None), "overridden"),
+    ],
+)
+def test_after_an_override_nothing_critical_runs_alone(seen: Observation, reason: str) -> None:
+    rng = np.random.default_rng(0)
+    critical = OWN.decide("bank", seen, HELLO, True, 1.0, rng)
+    assert critical == Decision(reason == "confident", reason, 0.0 if reason == "confident" else 1.0)
+    assert OWN.decide("bank", seen, HELLO, False, 0.0, rng) == Decision(True, "non_critical", 0.0)
 
 
 @pytest.mark.parametrize("share", [-0.01, 1.01, float("nan")])

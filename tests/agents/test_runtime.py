@@ -12,7 +12,7 @@ import pytest
 from toys import sharpen, tiny_policy
 
 from handrail.agents.assess import Reading, assess
-from handrail.agents.critic import Case, Trail
+from handrail.agents.critic import Case
 from handrail.agents.decoding import Decoder, Suggestion
 from handrail.agents.desk import Desk
 from handrail.agents.gate import Gate
@@ -189,8 +189,8 @@ class Measured(Sure):
         super().__init__(0.0)
         self.policy = policy
 
-    def judge(self, readings: Sequence[Reading], trails: Sequence[Trail]) -> Any:
-        assert len(readings) == len(trails)
+    def judge(self, readings: Sequence[Reading], cases: Sequence[Case]) -> Any:
+        assert [one.suggestion.step for one in readings] == [case.step for case in cases]
         return np.array([one.suggestion.min_probability for one in readings])
 
     def score(self, cases: Sequence[Case]) -> Any:

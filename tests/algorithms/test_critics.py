@@ -27,6 +27,7 @@ from handrail.experiments.configs import build
 
 NAMES = registry.names(critics.__name__)
 QUICK: dict[str, dict[str, Any]] = {
+    "boosted": {"iterations": 40, "least": 3},
     "full": {
         "training": {
             "epochs": 6.0,

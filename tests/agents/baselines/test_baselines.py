@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from strategies import sessions as any_session
 
 from handrail.agents.baselines._arguments import ArgumentFiller
-from handrail.agents.baselines._moments import Moment, Watch, moments
+from handrail.agents.baselines._moments import Moment, Watch, moments, moments_at
 from handrail.agents.baselines._situation import situation
 from handrail.agents.decoding import Suggestion
 from handrail.envs import registry
@@ -448,6 +448,15 @@ def gathered(moment: Moment) -> tuple[object, ...]:
     known = (one.id, one.issue, one.operator, one.brief, moment.index, moment.state, moment.kind, moment.heads)
     heard = moment.customer, moment.operator, moment.results, moment.submissions, moment.heard, moment.shown
     return copy.deepcopy((*known, *heard))
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], deadline=None, max_examples=50)
+@given(any_session())
+def test_moments_at_given_steps_are_those_of_the_walk(one: Session) -> None:
+    expected = {step.index: gathered(moment) for moment, step in moments(one)}
+    assert {moment.index: gathered(moment) for moment in moments_at(one, set(expected))} == expected
+    everywhere = [moment.index for moment in moments_at(one, range(len(one.steps)))]
+    assert everywhere == list(range(len(one.steps)))
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], deadline=None, max_examples=50)

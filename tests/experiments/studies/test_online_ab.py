@@ -28,6 +28,7 @@ SMALL = [
     "feedback.sessions=60",
     "gate.alpha=0.3",
     "critic=[probe]",
+    "certify.method=probe",
     "critic.probe.inverse_regularisation=[0.01]",
     "confidence=[margin]",
     "closed_loop.cases=4",
@@ -90,8 +91,12 @@ def test_the_contracts_metrics_are_there(finished: RunDirectory) -> None:
 
 def test_thresholds_come_from_sessions_no_critic_learned_from(finished: RunDirectory) -> None:
     rows = pd.read_parquet(finished.file("decisions.parquet"))
-    sessions = [s.id for s in load_sessions(finished.file(online_ab.FEEDBACK))]
-    assert set(rows["session_id"]) <= set(sessions[30:])
+    learned, adjudicated = (
+        {s.id for s in load_sessions(finished.file(name))} for name in (online_ab.FEEDBACK, online_ab.ADJUDICATED)
+    )
+    assert set(rows["session_id"]) <= adjudicated
+    assert not learned & adjudicated
+    assert (rows["correct"] == rows["right"]).all(), "adjudicators' verdicts are the truth"
     gates = json.loads(finished.file(online_ab.GATES).read_text())
     assert set(gates) == {"probe", "margin"}
     for method, gate in gates.items():
