@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,19 @@ from handrail.algorithms.config import (
 from handrail.envs import registry
 from handrail.envs.bpm import load
 from handrail.envs.errors import HandrailError, nearest
-from handrail.experiments.settings import ClosedLoopConfig, FeedbackConfig, LoggerConfig, OnlineConfig
+from handrail.experiments.cluster.config import RayConfig
+from handrail.experiments.settings import (
+    ClosedLoopConfig,
+    CopilotConfig,
+    DataConfig,
+    FeedbackConfig,
+    HardConfig,
+    JudgeConfig,
+    LoggerConfig,
+    OnlineConfig,
+    SimulateConfig,
+    SplitConfig,
+)
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -39,6 +52,8 @@ STUDIES = "handrail.experiments.studies"
 T = TypeVar("T")
 
 GROUPS: dict[str, type[Any]] = {
+    "data": DataConfig,
+    "simulate": SimulateConfig,
     "policy": PolicyConfig,
     "sft": SFTConfig,
     "dagger": DaggerConfig,
@@ -49,9 +64,16 @@ GROUPS: dict[str, type[Any]] = {
     "closed_loop": ClosedLoopConfig,
     "feedback": FeedbackConfig,
     "online": OnlineConfig,
+    "copilot": CopilotConfig,
+    "hard": HardConfig,
+    "judge": JudgeConfig,
     "logger": LoggerConfig,
+    "ray": RayConfig,
 }
 """Config group -> the dataclass that its options are values of, at the key of the same name."""
+
+_VARIANTS: dict[tuple[str, str], type[Any]] = {("data", "split"): SplitConfig}
+"""Config group and option -> the dataclass of options that have more keys than others of their group."""
 
 READERS = "handrail.envs.logs.readers"
 
@@ -73,6 +95,8 @@ def register() -> None:
     store = ConfigStore.instance().store
     for group, kind in GROUPS.items():
         store(group=group, name="base", node=dataclasses.asdict(kind()))
+    for (group, name), kind in _VARIANTS.items():
+        store(group=group, name=name, node=dataclasses.asdict(kind()))
     for name, kind in CRITIC_CONFIGS.items():
         store(group="critic", name=name, node=dataclasses.asdict(kind()), package=f"critic.{name}")
     for name in registry.names(_NAMED["confidence"][0]):
@@ -85,34 +109,43 @@ def register() -> None:
         _register_domain(name)
 
 
-def register_paths(overrides: Sequence[str]) -> None:
+def register_paths(overrides: Sequence[str]) -> list[str]:
     """Make folders and models that overrides name known to Hydra as options of their groups.
 
     `domain=FOLDER` takes a domain of one's own, `policy=ORG/NAME` or `policy=FOLDER` any model, with the options of
-    `policy=hub`. Overrides may be sweeps.
+    `policy=hub`, `ray=HOST:PORT` or `ray=auto` a cluster that runs. Overrides may be sweeps.
 
     Args:
         overrides: as typed; those that Hydra cannot read are left to it.
+
+    Returns:
+        The overrides for Hydra, to which a folder has no slash at its end.
     """
     from hydra.core.config_store import ConfigStore
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     parser = OverridesParser.create()
-    for text in overrides:
+    # FOLDER/, as shells complete it, is ./FOLDER: a name with a slash at its end Hydra cannot look up.
+    readable = [re.sub(r"^(domain|policy)=([^/,]+)/$", r"\1=./\2", text) for text in overrides]
+    readable = [text.rstrip("/") if text.startswith(("domain=", "policy=")) else text for text in readable]
+    for text in readable:
         try:
             override = parser.parse_override(text)
             given = list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.value()]
         except HydraException:
             continue
         for value in given:
-            if not isinstance(value, str) or "/" not in value:
+            if not isinstance(value, str):
                 continue
-            if override.key_or_group == "domain":
+            group, store = override.key_or_group, ConfigStore.instance().store
+            if group == "domain" and "/" in value:
                 _register_domain(value)
-            elif override.key_or_group == "policy":
-                node = {"defaults": ["/policy/hub@_here_", "_self_"], "model": value}
-                ConfigStore.instance().store(**_option("policy", value), node=node)
+            elif group == "policy" and "/" in value:
+                store(**_option(group, value), node={"defaults": ["/policy/hub@_here_", "_self_"], "model": value})
+            elif group == "ray" and (":" in value or value == "auto"):
+                store(**_option(group, value), node={"defaults": ["/ray/base@_here_", "_self_"], "address": value})
+    return readable
 
 
 def _register_domain(name: str) -> None:
@@ -204,8 +237,9 @@ def check(cfg: DictConfig, choices: Mapping[str, Any], defaults: DictConfig) -> 
     if study not in known:
         raise HandrailError(f"unknown study {study!r}{nearest(study, known)}")
     for group, kind in GROUPS.items():
-        if choices.get(group) is not None:
-            build(kind, plain[group], group)
+        option = choices.get(group)
+        if option is not None:
+            build(_VARIANTS.get((group, str(option)), kind), plain[group], group)
     if plain.get("pretrain") is not None:
         build(TrainingConfig, plain["pretrain"], "pretrain")
     for key, (package, kind_of_name) in _NAMED.items():
@@ -225,16 +259,15 @@ def _check_data(plain: Mapping[str, Any]) -> None:
         for name in [plain[key]] if isinstance(plain.get(key), str) else plain.get(key) or ():
             load.find(name)
     data = plain.get("data") or {}
-    if "source" in data:
-        registry.load(READERS, data["source"], "source")
-    if "simulate" in plain and data.get("source", "html") != "html":
+    if data.get("source") is not None:
+        known = registry.names(READERS)
+        if data["source"] not in known:
+            raise HandrailError(f"unknown source {data['source']!r}{nearest(data['source'], known)}")
+    if "simulate" in plain and data.get("source") not in (None, "html"):
         raise HandrailError(
             f"source={data['source']}: this experiment reads the pages and clicks it has logged itself; expected "
             "source=html, or an experiment that reads logs, such as star"
         )
-    shares = data.get("splits")
-    if shares is not None and (min(shares.values(), default=0) <= 0 or sum(shares.values()) > 1 + 1e-9):
-        raise HandrailError(f"data.splits={shares}: expected shares above 0 that sum to at most 1")
 
 
 def _check_combinations(plain: Mapping[str, Any]) -> None:

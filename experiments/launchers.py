@@ -54,7 +54,7 @@ class OnRayConfig:
     """`hydra/launcher=ray`: jobs as Ray tasks.
 
     Attributes:
-        address: `local` or null starts Ray here; the address of a cluster joins it; `off` runs one job after another
+        address: `local` or null starts a Ray here; the address of a cluster joins it; `off` runs one job after another
             in this process.
         num_cpus: CPUs of a job; a share lets several jobs have one.
         num_gpus: GPUs of a job; a share as well. A job sees only its own.
@@ -63,7 +63,7 @@ class OnRayConfig:
     """
 
     _target_: str = f"{_MODULE}.OnRay"
-    address: str | None = "${ray}"
+    address: str | None = "${ray.address}"
     num_cpus: float = 1
     num_gpus: float = 0
     total_cpus: int | None = None
@@ -243,7 +243,7 @@ class OnRay(_Launcher):
 
         joined = ray.is_initialized()
         if not joined:
-            self._start()
+            start_ray(self.address, self.total_cpus, self.store_mb)
         try:
             self._check_resources()
             remote = ray.remote(
@@ -271,30 +271,6 @@ class OnRay(_Launcher):
             if not joined:
                 ray.shutdown()
 
-    def _start(self) -> None:
-        import ray
-
-        try:
-            host, _, port = self.address.removeprefix("ray://").rpartition(":")
-            if host and port.isdigit():  # Ray itself would try for minutes.
-                socket.create_connection((host, int(port)), timeout=10).close()
-            if self.address == "local":
-                ray.init(
-                    address="local",
-                    num_cpus=self.total_cpus,
-                    object_store_memory=self.store_mb * 2**20,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )
-            else:
-                ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR)
-        except Exception as error:  # Ray raises the bare class where a node does not start in time.
-            raise HandrailError(
-                f"ray={self.address}: {str(error).strip()}; expected off, local (on a machine that is not too busy to "
-                "start it) or the address of a Ray cluster that runs, e.g. ray=10.0.0.1:6379"
-            ) from error
-
     def _check_resources(self) -> None:
         """Refuse jobs that no machine could take up: Ray would wait for ever."""
         import ray
@@ -308,6 +284,43 @@ class OnRay(_Launcher):
                     f"hydra.launcher.{key}={self.resources[name]:g}: Ray has {there.get(name, 0.0):g} here; ask for no "
                     "more than that, or join a cluster with ray=ADDRESS"
                 )
+
+
+def start_ray(address: str, total_cpus: int | None, store_mb: int) -> None:
+    """Start a Ray here, or join one.
+
+    Args:
+        address: `local` starts one; else where a cluster is, `HOST:PORT`, `ray://HOST:PORT` or `auto`.
+        total_cpus: CPUs that a Ray started here gives out, None for those of the machine.
+        store_mb: shared memory of a Ray started here, in MB.
+
+    Raises:
+        HandrailError: it does not start, or none is there.
+    """
+    import ray
+
+    try:
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        if host and port.isdigit():  # Ray itself would try for minutes.
+            socket.create_connection((host, int(port)), timeout=10).close()
+        if address == "local":
+            ray.init(
+                address="local",
+                num_cpus=total_cpus,
+                object_store_memory=store_mb * 2**20,
+                include_dashboard=False,
+                # By default workers give way to everything else on the machine; here they are what it works for.
+                _system_config={"worker_niceness": 0},
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # Ray raises the bare class where a node does not start in time.
+        raise HandrailError(
+            f"ray={address}: {str(error).strip()}; expected off, local (on a machine that is not too busy to start "
+            "it) or the address of a Ray cluster that runs, e.g. ray=10.0.0.1:6379"
+        ) from error
 
 
 def register() -> None:

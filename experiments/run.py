@@ -96,7 +96,7 @@ class Task:
         from handrail.experiments.configs import check
 
         try:
-            settled = self._settled(cfg, hydra)
+            settled = _settled(cfg, hydra)
             check(settled, _choices(hydra), _defaults(hydra))
             chosen = any(override.startswith("hydra.run.dir=") for override in hydra.overrides.hydra)
             run = RunDirectory.create(folder, settled, self.argv, unique=not chosen, choices=_choices(hydra))
@@ -114,7 +114,7 @@ class Task:
             run.note_continuation(self.argv)
         else:
             run = RunDirectory.create(
-                folder, self._settled(cfg, hydra), self.argv, stillborn=self.resume, choices=_choices(hydra)
+                folder, _settled(cfg, hydra), self.argv, stillborn=self.resume, choices=_choices(hydra)
             )
         return _study(run)
 
@@ -136,44 +136,63 @@ class Task:
             _check_overrides(RunDirectory.open(folder), list(hydra.overrides.task))
             return
         cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-        check(self._settled(cfg, hydra), _choices(hydra), _defaults(hydra))
+        check(_settled(cfg, hydra), _choices(hydra), _defaults(hydra))
 
-    @staticmethod
-    def _settled(cfg: DictConfig, hydra: Any) -> DictConfig:
-        from omegaconf import OmegaConf
 
-        from handrail.experiments.configs import settle
+def study_config(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
+    """Return the configuration with which `handrail run` would start a study, and config group -> option.
 
-        missing = sorted(OmegaConf.missing_keys(cfg))
-        if missing:
-            raise HandrailError(f"no value for {', '.join(missing)}; give {' '.join(f'{key}=…' for key in missing)}")
-        return settle(cfg, _values(hydra.overrides.task))
+    Args:
+        overrides: as of the command; none is a sweep.
+
+    Raises:
+        HandrailError: it cannot be composed, or is wrong.
+    """
+    from hydra import compose, initialize_config_module
+    from omegaconf import OmegaConf
+
+    from handrail.experiments import configs
+
+    configs.register()
+    overrides = configs.register_paths(overrides)
+    with _explained(overrides), initialize_config_module(_CONF, version_base="1.3"):
+        config = compose("config", overrides=list(overrides), return_hydra_config=True)
+        cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        settled, choices = _settled(cfg, config.hydra), _choices(config.hydra)
+        configs.check(settled, choices, _defaults(config.hydra))
+    return settled, choices
+
+
+def _settled(cfg: DictConfig, hydra: Any) -> DictConfig:
+    from omegaconf import OmegaConf
+
+    from handrail.experiments.configs import settle
+
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise HandrailError(f"no value for {', '.join(missing)}; give {' '.join(f'{key}=…' for key in missing)}")
+    return settle(cfg, _values(hydra.overrides.task))
 
 
 def _start(argv: Sequence[str], resume: bool = False) -> int:
     """Let Hydra compose and run; return the exit status, the highest of a sweep's jobs."""
+    from handrail.experiments import configs
+
+    configs.register()
+    argv = configs.register_paths(argv)
     task = Task(argv, resume)
     # Makes Hydra raise instead of printing a traceback of its own and exiting.
     with _patched(os.environ, "HYDRA_FULL_ERROR", "1"), _command_line(["handrail run", *_ordered(argv)]):
         import hydra
-        from hydra.errors import HydraException
-        from omegaconf.errors import OmegaConfBaseException
 
-        from handrail.experiments import configs, launchers
+        from handrail.experiments import launchers
 
-        configs.register()
-        configs.register_paths(argv)
         launchers.register()
         try:
-            hydra.main(version_base="1.3", config_path=f"pkg://{_CONF}", config_name="config")(task)()
+            with _explained(argv):
+                hydra.main(version_base="1.3", config_path=f"pkg://{_CONF}", config_name="config")(task)()
         except SystemExit as stop:
             return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise HandrailError(_explain(error, argv)) from error
-        except ValueError as error:
-            if _NO_OPTION not in str(error):
-                raise
-            raise HandrailError(_no_option(argv)) from error
         finally:
             if task.sweep is not None and not is_sweep(task.sweep):
                 # No job has started; Hydra's sweeper has written there before it looked at them.
@@ -235,7 +254,7 @@ def _study(run: RunDirectory) -> int:
     run.start_log()
     run.log.info("%s in %s", cfg.experiment.name, run.path)
     try:
-        _limit_threads(cfg.threads)
+        limit_threads(cfg.threads)
         study = registry.load(STUDIES, cfg.experiment.study, "study")
         with tracked(cfg, run):
             study.run(cfg, run)
@@ -270,6 +289,8 @@ def _check_overrides(run: RunDirectory, overrides: list[str]) -> None:
     except HydraException as error:
         raise HandrailError(_explain(error, overrides)) from error
     for key, given in values.items():
+        if key == "ray" or key.startswith("ray."):  # Where it is run leaves a result as it is.
+            continue
         if key in choices:
             before = choices[key]
         elif key in _keys(cfg):
@@ -320,6 +341,22 @@ def _ordered(argv: Sequence[str]) -> list[str]:
     return overrides + [argument for argument in argv if argument not in overrides]
 
 
+@contextmanager
+def _explained(argv: Sequence[str]) -> Iterator[None]:
+    """Raise HandrailError for the mistakes in `argv` that Hydra raises other errors for."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise HandrailError(_explain(error, argv)) from error
+    except ValueError as error:
+        if _NO_OPTION not in str(error):
+            raise
+        raise HandrailError(_no_option(argv)) from error
+
+
 def _explain(error: Exception, argv: Sequence[str]) -> str:
     """Return what a user did wrong that made Hydra raise `error`, and the nearest names."""
     from hydra.errors import MissingConfigException, OverrideParseException
@@ -348,7 +385,7 @@ def _no_option(argv: Sequence[str]) -> str:
 
     groups = [name for name in _known_options("", argv) if "." not in name]
     parsed = OverridesParser.create().parse_overrides([a for a in argv if "=" in a and not a.startswith("-")])
-    wrong = [o for o in parsed if o.key_or_group in groups and not isinstance(o.value(), str | list | None)]
+    wrong = [o for o in parsed if o.key_or_group in groups and not isinstance(o.value(), str | list)]
     return "; ".join(f"{o.input_line}: expected the name of an option of {o.key_or_group}" for o in wrong)
 
 
@@ -387,7 +424,7 @@ def _yaml(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _limit_threads(threads: int | None) -> None:
+def limit_threads(threads: int | None) -> None:
     """Let numeric libraries use `threads` CPU threads, all cores if None."""
     if threads is None:
         return

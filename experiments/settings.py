@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from handrail.envs.errors import HandrailError
@@ -29,6 +29,125 @@ class LoggerConfig:
     project: str = "handrail"
     entity: str | None = None
     group: str | None = None
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Logs that a study reads.
+
+    Attributes:
+        path: where they are; `None` for what the study makes itself.
+        source: the reader, one of `handrail.envs.logs.readers`; `None` where nothing is read.
+        options: of the reader.
+    """
+
+    path: str | None = "${oc.env:HANDRAIL_DATA,null}"
+    source: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SplitConfig(DataConfig):
+    """Logs of which some sessions are learned from and others are held out.
+
+    Attributes:
+        where: metadata -> value that sessions must have; others are left out.
+        max_sessions: at most so many are kept, drawn at random; `None` keeps all.
+        splits: name -> share of the sessions, above 0, at most 1 together; whole sessions are drawn.
+    """
+
+    where: dict[str, Any] = field(default_factory=dict)
+    max_sessions: int | None = None
+    splits: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.max_sessions is not None:
+            _at_least_one("data", self, "max_sessions")
+        shares = list(self.splits.values())
+        numbers = all(isinstance(share, int | float) and not isinstance(share, bool) and share > 0 for share in shares)
+        if not numbers or sum(shares) > 1 + 1e-9:
+            raise HandrailError(f"data.splits={self.splits}: expected shares above 0 that sum to at most 1")
+
+
+@dataclass(frozen=True)
+class SimulateConfig:
+    """The desk whose work is logged.
+
+    Attributes:
+        sessions: how many.
+        workers: processes that work them; `None` for one a core. The sessions are the same.
+        html: whether the log is written as pages and clicks and read back, or stored as it is.
+    """
+
+    sessions: int = 3000
+    workers: int | None = None
+    html: bool = True
+
+    def __post_init__(self) -> None:
+        _at_least_one("simulate", self, "sessions", *(["workers"] if self.workers is not None else []))
+
+
+@dataclass(frozen=True)
+class CopilotConfig:
+    """Sessions in which operators judge a copilot's suggestions (`handrail.experiments.studies.rejections`).
+
+    Attributes:
+        sessions: how many.
+        first_seed: of the first case.
+        slots: cases that are worked at once.
+        learn: share of the sessions that critics learn from.
+        calibration: share that thresholds are set on; the others are the test.
+    """
+
+    sessions: int = 1600
+    first_seed: int = 3000000
+    slots: int = 64
+    learn: float = 0.5
+    calibration: float = 0.2
+
+    def __post_init__(self) -> None:
+        _at_least_one("copilot", self, "sessions", "slots")
+        if min(self.learn, self.calibration) <= 0 or self.learn + self.calibration >= 1:
+            raise HandrailError(
+                f"copilot.learn={self.learn}, copilot.calibration={self.calibration}: expected shares above 0 that "
+                "leave sessions to test on"
+            )
+
+
+@dataclass(frozen=True)
+class HardConfig:
+    """Which cases count as hard for a policy (`handrail.experiments.studies.feedback`).
+
+    Attributes:
+        cases: on which the policy shows it.
+        share: of all cases that are to count as hard, in (0, 1).
+        least: a kind of case that came up less often is not judged.
+    """
+
+    cases: int = 400
+    share: float = 0.25
+    least: int = 6
+
+    def __post_init__(self) -> None:
+        _at_least_one("hard", self, "cases", "least")
+        if not 0 < self.share < 1:
+            raise HandrailError(f"hard.share={self.share}: expected a share of the cases in (0, 1)")
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """On what the policies of a study are compared (`handrail.experiments.studies.feedback`).
+
+    Attributes:
+        cases: in each set.
+        slots: cases that are worked at once.
+    """
+
+    cases: int = 200
+    slots: int = 64
+
+    def __post_init__(self) -> None:
+        _at_least_one("judge", self, "cases", "slots")
 
 
 @dataclass(frozen=True)

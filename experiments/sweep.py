@@ -96,7 +96,7 @@ def is_sweep(path: Path) -> bool:
 
 def essential(argv: Iterable[str]) -> list[str]:
     """Return the arguments that say what a sweep computes, in their order: no flags, and nothing of how it is run."""
-    return [a for a in argv if "=" in a and not a.startswith(("-", "hydra.", "hydra/", "ray=", "resume="))]
+    return [a for a in argv if "=" in a and not a.startswith(("-", "hydra.", "hydra/", "ray=", "ray.", "resume="))]
 
 
 def latest(argv: Sequence[str], outputs: Path = Path("outputs")) -> Sweep:

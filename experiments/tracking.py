@@ -19,6 +19,7 @@ from handrail.experiments.configs import build
 from handrail.experiments.rundir import RunDirectory
 from handrail.experiments.settings import LoggerConfig
 from handrail.experiments.sweep import is_sweep
+from handrail.experiments.tune import is_search
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -56,8 +57,8 @@ def group_of(config: LoggerConfig, run: RunDirectory, experiment: str) -> str:
     """Return the name under which a run is shown with others."""
     if config.group is not None:
         return config.group
-    sweep = run.path.absolute().parent
-    return sweep.name if is_sweep(sweep) else experiment
+    folder = run.path.absolute().parent
+    return folder.name if is_sweep(folder) or is_search(folder) else experiment
 
 
 class _Tracker:

@@ -30,8 +30,10 @@ COMMANDS = {
     "run": Command("run a study: handrail run experiment=NAME [overrides]"),
     "evaluate": Command("evaluate a finished run on other sessions: handrail evaluate run=DIR data.path=DIR"),
     "compare": Command("many runs or sweeps in one table and one figure: handrail compare DIR…"),
+    "tune": Command("search hyperparameters: handrail tune experiment=NAME tune.space.KEY=VALUES", "give resume=DIR"),
     "curves": Command("coverage-precision curves and certificates for a table of scores"),
     "ingest": Command("raw logs to a store: handrail ingest source=NAME path=… out=FILE", "run the same command again"),
+    "score": Command("a finished run's policy and critics on a store of any size", "run the same command again"),
     "copilot": Command("work simulated cases yourself, with a copilot's suggestions: handrail copilot domain=bank"),
     "bench": Command("measure speed and memory as ratios against alternatives"),
 }

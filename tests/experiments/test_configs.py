@@ -21,6 +21,7 @@ from handrail.algorithms.config import CRITIC_CONFIGS, RobustConfig, SFTConfig, 
 from handrail.envs import registry
 from handrail.envs.bpm import load
 from handrail.envs.errors import HandrailError
+from handrail.experiments.cluster.config import RayConfig
 from handrail.experiments.configs import GROUPS, build, check, register, register_paths, settle
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -117,7 +118,7 @@ def test_hydra_knows_the_defaults_of_the_dataclasses(hydra: None) -> None:
     for group, kind in GROUPS.items():
         node = ConfigStore.instance().load(f"{group}/base.yaml").node
         assert OmegaConf.to_container(node) == OmegaConf.to_container(OmegaConf.create(dataclasses.asdict(kind())))
-        assert build(kind, node, group) == kind()
+        assert build(kind, OmegaConf.to_container(node), group) == kind()
     cfg = compose("config", overrides=["experiment=star"])
     assert build(PolicyConfig, cfg.policy, "policy") == PolicyConfig()
     assert build(TranscriptConfig, cfg.transcript, "transcript") == TranscriptConfig()
@@ -157,12 +158,17 @@ def test_every_option_of_every_group_composes_with_every_experiment_that_has_the
                 overrides = [*start, *filled(group, option)]
                 given = compose("config", overrides=overrides)
                 settled = settle(given, {group: option})
+                refused = None
                 if group == "source" and option != "html" and "simulate" in given:
-                    with pytest.raises(HandrailError, match=f"source={option}: this experiment reads the pages"):
+                    refused = f"source={option}: this experiment reads the pages"
+                if group == "data" and option == "base" and choices["data"] == "split":
+                    refused = r"unknown option data\.where"
+                if refused is not None:
+                    with pytest.raises(HandrailError, match=refused):
                         check(settled, {**choices, group: option}, given)
                 else:
                     check(settled, {**choices, group: option}, given)
-    assert unused <= {"ray", "algorithm"}, "groups that no experiment of this test chooses from"
+    assert unused <= {"algorithm"}, "groups that no experiment of this test chooses from"
 
 
 @pytest.mark.parametrize("critic", ["probe", "[tfidf]"])
@@ -180,9 +186,9 @@ def test_only_critics_that_are_chosen_stay_and_the_first_is_certified(hydra: Non
 
 
 def checked(*overrides: str) -> None:
-    cfg = compose("config", overrides=["experiment=bpm", *overrides])
-    choices = dict.fromkeys(["policy", "sft", "transcript", "operator", "certify", "closed_loop", "logger"], "given")
-    check(cfg, choices, compose("config", overrides=["experiment=bpm"]))
+    cfg = compose("config", overrides=["experiment=bpm", *overrides], return_hydra_config=True)
+    plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    check(plain, cfg.hydra.runtime.choices, compose("config", overrides=["experiment=bpm"]))
 
 
 @pytest.mark.parametrize(
@@ -211,6 +217,12 @@ def test_values_of_the_kind_of_their_default_pass(hydra: None, override: str) ->
         ("+policy.optimizer=x", r"unknown option policy\.optimizer"),
         ("policy.lora_rank=8", r"policy\.lora_rank=8 with policy\.model=null: expected a pretrained model"),
         ("policy.heads=5", r"policy\.hidden_size=128, policy\.heads=5: expected a hidden size that is a multiple"),
+        ("+simulate.session=5", r"unknown option simulate\.session; did you mean sessions"),
+        ("simulate.workers=0", r"simulate\.workers=0: expected at least 1"),
+        ("data.max_sessions=0", r"data\.max_sessions=0: expected at least 1"),
+        ("data.splits.test=none", r"data\.splits\.test='none': expected a number"),
+        ("data.splits.test=0", r"data\.splits=.*: expected shares above 0 that sum to at most 1"),
+        ("ray.workers=0", r"ray\.workers=0: expected at least 1"),
         ("policy.dtype=float8", r"policy\.dtype='float8': expected one of auto, float32, bfloat16"),
         ("sft.training.optimizer=sgd", r"sft\.training\.optimizer='sgd': expected one of muon, adamw"),
         ("sft.training.epochs=0", r"training\.epochs=0\.0: expected passes over the data, more than 0"),
@@ -246,14 +258,23 @@ def test_only_scores_that_are_chosen_stay(hydra: None, method: str) -> None:
     assert (list(settled.critic), list(settled.confidence), settled.certify.method) == ([], ["margin"], "margin")
 
 
-def test_a_domain_in_a_folder_is_an_option(hydra: None, tmp_path: Path) -> None:
+def test_a_domain_in_a_folder_is_an_option(hydra: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "shop"
     shutil.copytree(load.find("mock"), folder)
-    for override in (f"domain={folder}", f"domain=mock,{folder}"):
-        register_paths([override, "seed=[", "no"])
-    cfg = compose("config", overrides=["experiment=bpm", f"domain={folder}"])
-    assert cfg.domain == str(folder)
-    check(cfg, {}, compose("config", overrides=["experiment=bpm"]))
+    monkeypatch.chdir(tmp_path)
+    for written in (str(folder), "./shop", "shop/", "../" + tmp_path.name + "/shop"):
+        register_paths([f"domain=mock,{written}", "seed=[", "no"])
+        [override] = register_paths([f"domain={written}"])
+        cfg = compose("config", overrides=["experiment=bpm", override])
+        assert Path(cfg.domain).resolve() == folder
+        check(cfg, {}, compose("config", overrides=["experiment=bpm"]))
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1:6379", "ray://10.0.0.1:10001", "auto"])
+def test_the_address_of_a_cluster_is_an_option(hydra: None, address: str) -> None:
+    register_paths([f"ray={address}"])
+    cfg = compose("config", overrides=["experiment=bpm", f"ray={address}", "ray.workers=3"])
+    assert build(RayConfig, cfg.ray, "ray") == RayConfig(address=address, workers=3)
 
 
 def test_any_model_is_a_policy(hydra: None) -> None:

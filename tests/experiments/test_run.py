@@ -68,7 +68,12 @@ def test_a_run_leaves_its_directory_and_names_it_last(
     assert capsys.readouterr().out.splitlines()[-1] == f"run directory: {run.path}"
     assert run.metrics == {"runs": 1, "seed": 5, "finished": 1}
     assert (run.config.sft.lr, run.config.sft.layers, run.config.seed) == (0.5, 2, 5)
-    assert run.provenance["choices"] == {"experiment": "probe", "logger": "wandb_offline"}
+    assert run.provenance["choices"] == {
+        "experiment": "probe",
+        "logger": "wandb_offline",
+        "ray": "base",
+        "data": "base",
+    }
     assert run.provenance["seed"] == 5
     assert "layers 2" in run.file("log.txt").read_text()
     assert "finished" in run.provenance
@@ -140,6 +145,7 @@ def test_resuming_what_is_no_run(handrail_run: Handrail, capsys: pytest.CaptureF
         (["probe"], "expected key=value, got 'probe'"),
         (["experiment=probe", "seed=[1"], "got 'seed=[1'"),
         (["experiment=probe", "logger=3"], "logger=3: expected the name of an option of logger"),
+        (["experiment=probe", "ray=null"], "ray=null: expected the name of an option of ray"),
         (["experiment=bpm", "seed=1", "domain=0.5"], "domain=0.5: expected the name of an option of domain"),
         (["experiment=probe", "sft.lr=???"], "no value for sft.lr"),
         (["experiment=probe", "experiment.study=prbe"], "unknown study 'prbe'; did you mean probe"),
