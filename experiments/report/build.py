@@ -38,7 +38,7 @@ from handrail.algorithms.selective import (
 )
 from handrail.envs.errors import HandrailError
 from handrail.envs.files import write_text
-from handrail.experiments.report import certificates, feedback, online, plots, rejections, supervision
+from handrail.experiments.report import certificates, feedback, methods, online, ood, plots, rejections, supervision
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -88,6 +88,7 @@ SOURCES = {
 METHODS = {
     "full": "full critic",
     "lora": "LoRA critic",
+    "boosted": "boosted-trees critic",
     "probe": "probe critic",
     "robust": "noise-aware probe critic",
     "tfidf": "TF-IDF critic",
@@ -95,6 +96,12 @@ METHODS = {
     "min_probability": "least sure token",
     "margin": "margin",
     "entropy": "entropy",
+    "length_normalised": "log-probability per token",
+    "second_reader": "second reader",
+    "self_consistency": "self-consistency",
+    "p_true": "P(True)",
+    "ensemble": "ensemble",
+    "disagreement": "ensemble disagreement",
 }
 """Confidence methods by the names people know; others keep theirs."""
 
@@ -102,6 +109,7 @@ BASELINES = {
     "majority": "most frequent action",
     "backoff": "back-off counts",
     "tfidf": "TF-IDF + logistic regression",
+    "trees": "boosted trees",
     "without_rerank": "the assistant without a second reader",
 }
 
@@ -362,6 +370,8 @@ def build_report(run_path: Path) -> Path:
         "feedback": feedback.section(folder),
         "rejections": rejections.section(folder, _method_name),
         "certificates": certificates.section(folder, _picture),
+        "methods": methods.section(folder, _picture, _method_name),
+        "ood": ood.section(folder, _picture),
         "examples": _grouped(_read_json(folder / "examples.json", [])),
         "provenance": _read_json(folder / "provenance.json", {}),
         "config": configuration.read_text(encoding="utf-8") if configuration.is_file() else "",
@@ -404,6 +414,8 @@ def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("feedback", feedback.TITLE, content["feedback"]),
         ("rejections", rejections.TITLE, content["rejections"]),
         (certificates.ANCHOR, certificates.TITLE, content["certificates"]),
+        (methods.ANCHOR, methods.TITLE, content["methods"]),
+        (ood.ANCHOR, ood.TITLE, content["ood"]),
         ("answer", "The answer", content["headline"]),
         ("asked", "What was asked", summary.get("question")),
         ("alone", "Working alone", content["desks"]),

@@ -11,6 +11,7 @@ from handrail.envs.schema import Action
 
 EXPECTED = {
     "entropy": [-0.2, -1.5, -0.9],
+    "length_normalised": [-0.05, -1.0, -1.5],
     "log_probability": [-0.1, -2.0, -3.0],
     "margin": [0.8, 0.05, -0.4],
     "min_probability": [0.9, 0.3, 0.2],
