@@ -81,6 +81,7 @@ _NAMED = {
     "critic": ("handrail.algorithms.critics", "critic"),
     "baselines": ("handrail.agents.baselines", "baseline"),
     "confidence": ("handrail.agents.confidence", "confidence score"),
+    "elicited": ("handrail.agents.elicited", "elicited confidence"),
 }
 """Key whose items are file names -> the package they are found in, and what one is called in messages."""
 
@@ -101,6 +102,10 @@ def register() -> None:
         store(group="critic", name=name, node=dataclasses.asdict(kind()), package=f"critic.{name}")
     for name in registry.names(_NAMED["confidence"][0]):
         store(group="confidence", name=name, node={}, package=f"confidence.{name}")
+    for name in registry.names(_NAMED["elicited"][0]):
+        options = dataclasses.fields(registry.load(_NAMED["elicited"][0], name, "elicited confidence").Config)
+        node = {option.name: option.default for option in options}
+        store(group="elicited", name=name, node={name: node}, package="elicited")
     written = resources.files("handrail.conf") / "source"
     for name in registry.names(READERS):
         if not (written / f"{name}.yaml").is_file():

@@ -6,7 +6,9 @@ p1 / (1 − p0 + p1), which has the least regret in log loss.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -20,16 +22,23 @@ def fit(scores: FloatArray, correct: npt.NDArray[np.bool_]) -> Map:
 
     low, high = float(scores.min()), float(scores.max())
     model = VennAbers()
-    model.fit(_table(scores, low, high), correct.astype(int))
+    with _quiet():
+        model.fit(_table(scores, low, high), correct.astype(int))
 
     def probability(new: npt.ArrayLike) -> FloatArray:
-        with warnings.catch_warnings():
-            # It warns where its convex hull has a single corner, which is no fault.
-            warnings.simplefilter("ignore", RuntimeWarning)
+        with _quiet():
             merged, _ = model.predict_proba(_table(np.asarray(new, dtype=np.float64).reshape(-1), low, high))
         return np.asarray(merged[:, 1], dtype=np.float64)
 
     return probability
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The library warns where its convex hull has a single corner, which is no fault."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        yield
 
 
 def _table(scores: FloatArray, low: float, high: float) -> FloatArray:

@@ -117,7 +117,7 @@ class Study:
     @property
     def conditions(self) -> list[tuple[str, float]]:
         """Shifts with their severities."""
-        return [(str(name), float(one)) for name, severities in self.cfg.shifts.items() for one in severities]
+        return [(str(name), float(one)) for name in self.cfg.shifts for one in self.cfg.severities]
 
     def _policy(self, name: str, logs: Sequence[Session]) -> Policy:
         """Return the policy of some logs, trained unless it is on disk."""
