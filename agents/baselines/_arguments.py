@@ -67,6 +67,10 @@ class ArgumentFiller:
                 args[control.id] = candidates[source]
         return args, chances
 
+    def candidates(self, moment: Moment, offer: Offer) -> dict[str, Arg]:
+        """Return what could be entered into an input, or chosen of a table, by where it comes from."""
+        return self._inputs.candidates(moment, offer)
+
     def chances(self, moment: Moment, offer: Offer, args: Mapping[str, Arg]) -> list[float]:
         """Return the chance that each argument is right, 0 for one that is no candidate; empty for messages."""
         if takes_one_value(offer):

@@ -30,6 +30,9 @@ _ALONE = r"(?<![\w-])(?<!\d[.,])(?:%s)(?![\w-]|[.,]\d)"
 
 _NUMBER = re.compile(_ALONE % r"\d+(?:,\d{3})*(?:\.\d+)?")
 
+SOURCES = ("said_last", "said_first", "described", "shown", "first", "frequent")
+"""Where a value can come from, as the module says."""
+
 
 def takes_one_value(offer: Offer) -> bool:
     """Tell whether an offer is an input, or a table that lists its rows."""
@@ -139,6 +142,10 @@ class InputFiller:
         candidates = self._candidates(moment, head, field)
         right = [source for source, candidate in candidates.items() if value_key(candidate) == truth]
         self._sources.count(_contexts(moment, head, field, candidates), right)
+
+    def candidates(self, moment: Moment, offer: Offer) -> dict[str, Arg]:
+        """Return candidate values of an offer by where they come from, of `SOURCES`."""
+        return self._candidates(moment, (offer.tool, offer.target), offer.fields[0])
 
     def fill(self, moment: Moment, offer: Offer) -> tuple[dict[str, Arg], list[float]]:
         """Return the argument of an offer and the chance that it is right; none if there is no candidate."""

@@ -1,0 +1,39 @@
+"""Imitation and reinforcement learning on the small desk, from nothing to a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from handrail import cli
+from handrail.experiments.rundir import RunDirectory
+
+SMALL = [
+    "simulate.sessions=60",
+    "simulate.workers=1",
+    "closed_loop.cases=6",
+    "baselines=[backoff]",
+    "+bc.epochs=6",
+    "+ppo.iterations=1",
+    "+ppo.batch=200",
+    "+ppo.minibatch=100",
+    "+ppo.envs=2",
+    "logger=none",
+    "threads=1",
+]
+
+
+@pytest.mark.slow
+def test_learners_are_measured_on_the_same_steps_and_cases(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert cli.main(["run", "experiment=rl_baselines", "domain=mock", f"hydra.run.dir={folder}", *SMALL]) == 0
+    finished = RunDirectory.open(folder)
+    metrics = finished.metrics
+    for name in ("backoff", "bc", "marwil", "ppo"):
+        assert metrics[f"closed_loop.{name}.sessions"] == 6
+        low, value, high = (metrics[f"agreement.{name}{end}"] for end in (".ci_low", "", ".ci_high"))
+        assert 0 <= low <= value <= high <= 1
+    gap = metrics["closed_loop.ppo.success_rate"] - metrics["closed_loop.bc.success_rate"]
+    assert metrics["closed_loop.ppo.success_over.bc"] == pytest.approx(gap)
+    assert "marwil" in finished.file("report.html").read_text(encoding="utf-8")
