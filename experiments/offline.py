@@ -285,6 +285,23 @@ def verdict_metrics(
     return metrics, certificates
 
 
+def feasible(calibration: pd.DataFrame, targets: Sequence[float], delta: float) -> list[str]:
+    """Return for each target what could be certified at best with these judged steps, whatever the scores.
+
+    Args:
+        calibration: decision table; rows without any score are not judged.
+        targets: precisions.
+        delta: accepted chance of a wrong certificate.
+    """
+    from handrail.algorithms.feasibility import feasibility
+
+    judged = calibration[calibration.filter(like="score_").notna().any(axis=1)]
+    if judged.empty:
+        return []
+    sessions = judged["session_id"].to_numpy()
+    return [feasibility(judged["correct"], float(one), delta, sessions=sessions).sentence for one in targets]
+
+
 def rank_metrics(frame: pd.DataFrame, methods: Iterable[str], rng: np.random.Generator) -> dict[str, float]:
     """Return how methods order judged suggestions, with intervals that resample sessions.
 

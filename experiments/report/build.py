@@ -189,6 +189,7 @@ class Source:
         metrics: all metrics of the run.
         certificates: method -> target -> fields of `certify.Certificate`.
         deployed: the method whose thresholds are deployed, or None.
+        feasible: what could be certified at best, whatever the scores, a sentence for each target.
     """
 
     key: str
@@ -197,6 +198,7 @@ class Source:
     metrics: Mapping[str, float]
     certificates: Mapping[str, Mapping[float, Mapping[str, Any]]]
     deployed: str | None
+    feasible: Sequence[str] = ()
 
     @cached_property
     def methods(self) -> list[str]:
@@ -460,7 +462,8 @@ def _sources(folder: Path, metrics: Mapping[str, float]) -> list[Source]:
             str(method): {float(target): fields for target, fields in by_target.items()}
             for method, by_target in certificates.get(key, {}).items()
         }
-        found.append(Source(key, about, rows, metrics, by_method, certificates.get("deployed", {}).get(key)))
+        deployed, feasible = (certificates.get(name, {}).get(key) for name in ("deployed", "feasible"))
+        found.append(Source(key, about, rows, metrics, by_method, deployed, feasible or ()))
     return found
 
 

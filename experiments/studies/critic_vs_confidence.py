@@ -114,11 +114,29 @@ def run(cfg: DictConfig, run: RunDirectory) -> None:
                 }
             )
             run.log.info("%s: %d test steps; best learned critic: %s", table.name, len(table.test), table.best)
+            for line in lines(table, targets, metrics):
+                run.log.info("%s", line)
     run.write_metrics(metrics)
     maps_there = registry.names(calibration_maps.__name__)
     write_json(run.file(RESULT), {"targets": targets, "maps": maps_there, "tables": told, "metrics": metrics})
     write_json(run.file("summary.json"), {"question": cfg.experiment.question})
     run.log.info("report: %s", build_report(run.path))
+
+
+def lines(table: Table, targets: Sequence[float], metrics: Mapping[str, float]) -> list[str]:
+    """Return a table as lines of text: estimates, in brackets the interval of the difference to the best critic."""
+    columns = {"AUROC": "auroc", "AUGRC": "augrc"}
+    columns |= {f"cov@{percent(target)}": f"coverage_at_precision_{percent(target)}" for target in targets}
+    found = ["".join(f"{title:>25}" for title in ("method", *columns))]
+    for name in sorted(table.methods, key=lambda one: -metrics.get(f"{table.name}.{one}.auroc", 0.0)):
+        cells = [f"{name:>25}"]
+        for statistic in columns.values():
+            key = f"{table.name}.{name}.{statistic}"
+            low, high = (metrics.get(f"{key}.over.{table.best}.{end}") for end in ("ci_low", "ci_high"))
+            paired = "" if low is None or high is None else f" [{low:+.3f} {high:+.3f}]"
+            cells.append(f"{metrics.get(key, float('nan')):.3f}{paired}".rjust(25))
+        found.append("".join(cells))
+    return found
 
 
 def tables(folder: str, asked: Mapping[str, Any], seed: int, run: RunDirectory) -> Iterator[Table]:

@@ -363,10 +363,15 @@ class Study:
         rng = np.random.default_rng(self.seed)
         tests = {source: frame[frame["split"] == "test"] for source, frame in tables.items()}
         metrics = offline.policy_metrics(tests["critic"], rng)
-        certificates: dict[str, Any] = {"deployed": {}}
+        certificates: dict[str, Any] = {"deployed": {}, "feasible": {}}
         for source, test in tests.items():
             if test.empty:
                 continue
+            certificates["feasible"][source] = offline.feasible(
+                calibration[source], cfg.certify.targets, cfg.certify.delta
+            )
+            for sentence in certificates["feasible"][source]:
+                target.log.info("%s, possible at best: %s", source, sentence)
             found, issued = offline.verdict_metrics(
                 source, calibration[source], test, cfg.certify.targets, cfg.certify.delta, cfg.certify.starts, rng
             )
