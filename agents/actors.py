@@ -73,20 +73,20 @@ class PolicyActor:
     """
 
     def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+        self.desk = desk
 
     def begin(self, episode: Episode) -> None:
         """Take in an episode."""
-        self._desk.begin(episode.number)
+        self.desk.begin(episode.number)
 
     def act(self, observations: Mapping[int, Observation]) -> dict[int, Action]:
         """Return the policy's action of each episode, in the screen's spelling."""
-        found = self._desk.suggest(observations)
+        found = self.desk.suggest(observations)
         return {number: spelled(one.action, observations[number]) for number, one in found.items()}
 
     def finish(self, number: int) -> None:
         """Forget an episode."""
-        self._desk.finish(number)
+        self.desk.finish(number)
 
 
 class Operator(Protocol):

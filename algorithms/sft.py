@@ -152,6 +152,14 @@ def token_loss(model: Any, batch: Batch) -> torch.Tensor:
     return (losses * weights[chosen]).sum() / weights.sum().clamp(min=1e-9)
 
 
+def share_rows(batch: Batch, rank: int, processes: int) -> tuple[Batch, float]:
+    """Return every `processes`-th row of a batch of `token_loss`, and its share of the weights."""
+    rows = slice(rank, None, processes) if rank < len(batch["ids"]) else slice(0, 1)
+    mine = {key: values[rows] for key, values in batch.items()}
+    part = float(mine["weights"][:, 1:].sum() / batch["weights"][:, 1:].sum().clamp(min=1e-9))
+    return mine, part if rank < len(batch["ids"]) else 0.0
+
+
 @torch.no_grad()
 def imitation(policy: Policy, items: Sequence[Example], token_budget: int) -> dict[str, float]:
     """Return how well a policy predicts actions it is given the beginnings of.
@@ -249,5 +257,6 @@ def fine_tune(
         seed,
         name="sft",
         validate=validate if watched else None,
+        share=share_rows,
     )
     return {**summary, "tokens": float(sum(lengths)), "sessions": float(len(sessions))}

@@ -15,6 +15,7 @@ from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArg
 from handrail.agents.encoding import batches
 from handrail.algorithms.config import TrainingConfig
 from handrail.algorithms.progress import Progress, tell
+from handrail.envs.errors import HandrailError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
 Batch = dict[str, torch.Tensor]
 Collate = Callable[[Sequence[Any], np.random.Generator], Batch]
 Loss = Callable[[Any, Batch], torch.Tensor]
+Share = Callable[[Batch, int, int], tuple[Batch, float]]
+"""(whole batch, rank, processes) -> (what that process learns from, never empty; its part of the mean loss's
+denominator, in [0, 1], which sums to 1 over the ranks)."""
 Validate = Callable[[], dict[str, float]]
+
+_WEIGHT = "weight_of_share"
 
 _TOLD = ("loss", "grad_norm", "learning_rate")
 
@@ -136,9 +142,9 @@ class _SessionTrainer(Trainer):
         self._plan, self._loss, self._config = schedule, loss, config
 
     def get_train_dataloader(self) -> Any:
-        return self.accelerator.prepare(
-            DataLoader(self.train_dataset, batch_sampler=self._plan, collate_fn=self.data_collator)  # type: ignore[arg-type]
-        )
+        loader: Any = DataLoader(self.train_dataset, batch_sampler=self._plan, collate_fn=self.data_collator)  # type: ignore[arg-type]
+        # Prepared, a loader would give each of several processes batches of its own; here they share each batch.
+        return loader if self.accelerator.num_processes > 1 else self.accelerator.prepare(loader)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         self.optimizer = MuonAdamW(self.model, self._config)  # type: ignore[arg-type]
@@ -157,7 +163,20 @@ class _SessionTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        return self._loss(model, inputs)
+        inner: Any = self.accelerator.unwrap_model(model)
+        if inner is model:
+            return self._loss(model, inputs)
+        # Gradients of several processes are averaged where the loss goes through the wrapper's `forward`.
+        weight = inputs.pop(_WEIGHT).item()
+        forward = inner.forward
+
+        def through(*_: Any, **__: Any) -> torch.Tensor:
+            inner.forward = forward
+            loss: torch.Tensor = self._loss(inner, inputs) * weight
+            return loss
+
+        inner.forward = through
+        return model()
 
 
 class _Bar(ProgressCallback):
@@ -191,6 +210,13 @@ class _Teller(TrainerCallback):
             tell(Progress(self.name, step, min(step / self.steps, 1.0), values))
 
 
+def place() -> tuple[int, int]:
+    """Return this process's rank and how many train together."""
+    if not torch.distributed.is_initialized():
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
 def _last_checkpoint(folder: Path) -> str | None:
     """Return the newest complete checkpoint: a kill while one is written leaves it without its last file, the state."""
     complete = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
@@ -208,8 +234,12 @@ def train(
     seed: int,
     name: str = "train",
     validate: Validate | None = None,
+    share: Share | None = None,
 ) -> dict[str, float]:
     """Train `model` in place; goes on from the last checkpoint in `folder` if there is one.
+
+    In several processes (`torch.distributed` is initialised) each calls this with the same arguments and learns from
+    its share of every batch; gradients are averaged, so that the course is that of one process.
 
     Args:
         model: what is trained.
@@ -223,14 +253,25 @@ def train(
         name: under which its progress is told.
         validate: judges the model on what it does not learn from, `config.watch` times; changes nothing and draws
             nothing from global generators.
+        share: splits a batch among processes.
 
     Returns:
         `steps`, `loss` (mean over the run), `seconds`.
+
+    Raises:
+        HandrailError: there are several processes and no `share`.
     """
+    rank, processes = place()
+    if processes > 1 and share is None:
+        raise HandrailError(f"{name}: {processes} processes train, but its batches cannot be shared; use one")
     schedule = _Schedule(lengths, config, seed)
 
     def numbered(chosen: Sequence[tuple[int, Any]]) -> Batch:
-        return collate([item for _, item in chosen], np.random.default_rng([seed, chosen[0][0]]))
+        batch = collate([item for _, item in chosen], np.random.default_rng([seed, chosen[0][0]]))
+        if share is None or processes == 1:
+            return batch
+        mine, part = share(batch, rank, processes)
+        return {**mine, _WEIGHT: torch.tensor(part * processes)}
 
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -260,8 +301,9 @@ def train(
         config=config,
     )
     trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(_Bar)
-    trainer.add_callback(_Teller(name, len(schedule), config.watch, validate))
+    if rank == 0:
+        trainer.add_callback(_Bar)
+        trainer.add_callback(_Teller(name, len(schedule), config.watch, validate))
     model.train()
     result = trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
     model.eval()

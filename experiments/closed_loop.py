@@ -17,6 +17,8 @@ import numpy as np
 
 from handrail.agents.rollout import Actor, Played, Reset, rollout
 from handrail.envs.schema import Message, Session
+from handrail.experiments.cluster.config import RayConfig
+from handrail.experiments.cluster.connection import connected, usable
 from handrail.experiments.offline import describe
 
 if TYPE_CHECKING:
@@ -56,10 +58,25 @@ class Cases:
         return [Reset(self.first + number) for number in range(self.count)]
 
 
-def play(cases: Cases, actor: Actor, progress: Progress = iter) -> tuple[list[Played], float]:
-    """Let an actor work all cases; returns the episodes in order and the seconds it took."""
+def play(
+    cases: Cases, actor: Actor, progress: Progress = iter, ray: RayConfig | None = None
+) -> tuple[list[Played], float]:
+    """Let an actor work all cases; returns the episodes in order and the seconds it took.
+
+    Args:
+        cases: to be worked.
+        actor: who works them.
+        progress: shows how far it is.
+        ray: where to; `None` for this process. The episodes are the same.
+    """
     started = time.monotonic()
-    played = list(progress(rollout(cases.make, actor, cases.resets(), cases.slots)))
+    if ray is not None and usable(ray):
+        from handrail.experiments.cluster.rollouts import Rollouts
+
+        with connected(ray), Rollouts(cases.make, actor, cases.slots, ray) as rollouts:
+            played = list(progress(rollouts.play(cases.resets())))
+    else:
+        played = list(progress(rollout(cases.make, actor, cases.resets(), cases.slots)))
     return played, time.monotonic() - started
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from handrail.envs.errors import HandrailError, nearest
 from handrail.experiments.options import option, parse_options
+
+if TYPE_CHECKING:
+    from handrail.envs.logs.validate import Report
 
 DESCRIPTION = (
     "Reads raw operator logs and writes sessions to a Parquet store, one row a step. Sessions that break a rule are "
@@ -27,6 +30,8 @@ class Options:
     source: str = option(help="reader of the logs, e.g. star, ui_events")
     out: Path = option(help="Parquet file to write; the report goes beside it as .validation.json")
     path: Path | None = option(None, help="folder or file with the raw logs; by default $HANDRAIL_DATA")
+    ray: str = option("off", help="off for this process, local for a Ray on this machine, or the address of a cluster")
+    workers: int | None = option(None, help="processes on Ray; by default one a CPU")
     config: Path | None = option(None, help="YAML with the options of the source, instead of conf/source/<source>.yaml")
 
 
@@ -52,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     # Pyarrow takes a third of a second to import: `--help` and mistakes above answer without it.
     from tqdm import tqdm
 
-    from handrail.envs.logs.ingest import READERS, ingest, report_path
+    from handrail.envs.logs.ingest import READERS, report_path
 
     settings = _source_options(options.source, options.config, READERS)
     interval = 0.1 if sys.stderr.isatty() else 10.0
@@ -62,11 +67,28 @@ def main(argv: Sequence[str]) -> int:
             bar.total = total
             bar.update(done - bar.n)
 
-        report = ingest(options.source, path, options.out, settings, progress)
+        report = _ingest(options, path, settings, progress)
     print(report.summary())
     print(f"store: {options.out}")
     print(f"validation report: {report_path(options.out)}")
     return 0
+
+
+def _ingest(options: Options, path: Path, settings: dict[str, Any], progress: Callable[[int, int], None]) -> Report:
+    from handrail.envs.logs.ingest import ingest
+    from handrail.experiments.cluster.config import RayConfig
+
+    config = RayConfig(options.ray, workers=options.workers or os.cpu_count() or 1, worker_cpus=1.0)
+    if not config.on:
+        return ingest(options.source, path, options.out, settings, progress)
+    from handrail.experiments.cluster.connection import connected
+    from handrail.experiments.cluster.spread import Spread
+
+    # A cluster's machines have the folders under these names; a relative one would depend on the process.
+    with connected(config):
+        return ingest(
+            options.source, path.absolute(), options.out.absolute(), settings, progress, spread=Spread(config)
+        )
 
 
 def _source_options(source: str, config: Path | None, readers: str) -> dict[str, Any]:

@@ -18,9 +18,9 @@ HEAVY = {"torch", "transformers", "trl", "matplotlib", "sklearn", "ray", "wandb"
 
 def modules_after(code: str) -> set[str]:
     """Top-level modules that a fresh interpreter holds after `code`."""
-    program = f"{code}\nimport sys\nprint('\\n'.join(m.split('.')[0] for m in sys.modules))"
+    program = f"{code}\nimport sys\nprint('modules:', *(m.split('.')[0] for m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    return set(done.stdout.split())
+    return set(done.stdout.rpartition("modules:")[2].split())
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from handrail.agents.branches import Branched, branch, read, tensors
 from handrail.agents.critic import Case
 from handrail.agents.policy import Policy
 from handrail.algorithms.config import FullConfig
-from handrail.algorithms.training import Batch, train
+from handrail.algorithms.training import Batch, place, train
 
 
 class Classifier(torch.nn.Module):
@@ -85,6 +85,16 @@ def verdict_loss(model: Classifier, batch: Batch) -> torch.Tensor:
     return torch.nn.functional.binary_cross_entropy_with_logits(logits, batch["labels"])
 
 
+def share_rows(batch: Batch, rank: int, processes: int) -> tuple[Batch, float]:
+    """Return the branches of every `processes`-th row of a batch of `verdict_loss`, and their share of all."""
+    chosen = torch.arange(min(rank, len(batch["ids"]) - 1), len(batch["ids"]), processes)
+    inside = torch.isin(batch["rows"], chosen)
+    mine = {key: batch[key][chosen] for key in ("ids", "positions", "mask")}
+    mine.update({key: batch[key][inside] for key in ("ends", "labels")})
+    mine["rows"] = torch.searchsorted(chosen, batch["rows"][inside])
+    return mine, float(inside.float().mean()) if rank < len(batch["ids"]) else 0.0
+
+
 def fit(policy: Policy, cases: Sequence[Case], config: FullConfig, folder: Path, seed: int) -> FullCritic:
     """Train a classifier from the policy's backbone; resumes from `folder`.
 
@@ -118,9 +128,11 @@ def fit(policy: Policy, cases: Sequence[Case], config: FullConfig, folder: Path,
         folder / "training",
         seed,
         name="critic",
+        share=share_rows,
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.save(model.state_dict(), folder / "classifier.pt")
+    if place()[0] == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(model.state_dict(), folder / "classifier.pt")
     return FullCritic(policy, model)
 
 

@@ -14,7 +14,7 @@ import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -94,6 +94,7 @@ def ingest(
     options: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
     block: int = BLOCK,
+    spread: Spread | None = None,
 ) -> Report:
     """Read a source into the store `out`, with its validation report beside it.
 
@@ -105,6 +106,8 @@ def ingest(
         options: options of the source.
         progress: called with (units done, units in all), first with those of an earlier run.
         block: units a part holds, >= 1.
+        spread: reads blocks elsewhere, many at once; `None` for one after another in this process. The files are the
+            same.
 
     Returns:
         The numbers of the report, without its problems: those are in the file.
@@ -118,35 +121,92 @@ def ingest(
     reader = open_source(source, path, options)
     units = reader.units()
     blocks = [units[start : start + block] for start in range(0, len(units), block)]
-    parts = _Parts(out, _manifest(source, Path(path), options, units, block))
+    parts = _Parts(out)
+    parts.begin(_manifest(source, Path(path), options, units, block))
     totals, validator, done = Report(), Validator(), 0
+
+    def told(more: int) -> None:
+        nonlocal done
+        done += more
+        if progress is not None:
+            progress(done, len(units))
+
+    apart: set[int] = set()
+    if spread is not None:
+        missing = [number for number in range(len(blocks)) if parts.finished(number) is None]
+        for number in spread(Apart(source, Path(path), dict(options or {}), block, out), missing):
+            apart.add(number)
+            told(len(blocks[number]))
     for number, part in enumerate(blocks):
         finished = parts.finished(number)
-        if finished is not None:
-            report = finished.report
-            validator.seen.update(finished.ids)
-            done += len(part)
-            if progress is not None:
-                progress(done, len(units))
+        if finished is None:
+            finished = _read(reader, part, validator, parts, number, told=told)
         else:
-            report, ids = Report(), list[str]()
-            counts: Counter[str] | None = getattr(reader, "counts", None)
-            before = Counter(counts)
-            with collector_paused(), SessionWriter(parts.store(number)) as writer:
-                for unit in part:
-                    for item in read_source(reader, unit):
-                        _take(item, validator, writer, report)
-                        if isinstance(item, Session):
-                            ids.append(item.id)
-                    done += 1
-                    if progress is not None:
-                        progress(done, len(units))
-            report.kept, report.steps = writer.sessions, writer.steps
-            report.handled = dict(Counter(counts) - before)
-            parts.finish(number, _Block(report, ids))
-        totals.count(report)
+            if number not in apart:
+                told(len(part))
+            if finished.apart and not validator.seen.isdisjoint(finished.ids):
+                finished = _read(reader, part, validator, parts, number)
+            else:
+                validator.seen.update(finished.ids)
+        totals.count(finished.report)
     parts.publish(len(blocks), totals, source)
     return totals
+
+
+class Apart:
+    """Reads single blocks of a source without knowing the others, in whatever process it is copied to.
+
+    What a block's sessions repeat of earlier blocks is not known here; `ingest` reads such a block again.
+
+    Args:
+        source, path, options, block, out: as of `ingest`.
+    """
+
+    def __init__(self, source: str, path: Path, options: dict[str, Any], block: int, out: Path) -> None:
+        self._arguments = source, path, options
+        self._block, self._out = block, out
+        self._opened: tuple[Reader, list[Any]] | None = None
+
+    def __call__(self, number: int) -> None:
+        """Leave a block's two files in `<out>.parts/`."""
+        if self._opened is None:
+            reader = open_source(*self._arguments)
+            self._opened = reader, reader.units()
+        reader, units = self._opened
+        part = units[number * self._block : (number + 1) * self._block]
+        _read(reader, part, Validator(), _Parts(self._out), number, apart=True)
+
+
+Spread = Callable[[Callable[[int], None], Sequence[int]], Iterable[int]]
+"""Does work on numbers, in any order and as often as it likes, and yields each number once when it is done."""
+
+
+def _read(
+    reader: Reader,
+    part: Sequence[Any],
+    validator: Validator,
+    parts: _Parts,
+    number: int,
+    told: Callable[[int], None] | None = None,
+    apart: bool = False,
+) -> _Block:
+    """Read a block and leave its two files; returns what the second holds."""
+    report, ids = Report(), list[str]()
+    counts: Counter[str] | None = getattr(reader, "counts", None)
+    before = Counter(counts)
+    with collector_paused(), SessionWriter(parts.store(number)) as writer:
+        for unit in part:
+            for item in read_source(reader, unit):
+                _take(item, validator, writer, report)
+                if isinstance(item, Session):
+                    ids.append(item.id)
+            if told is not None:
+                told(1)
+    report.kept, report.steps = writer.sessions, writer.steps
+    report.handled = dict(Counter(counts) - before)
+    block = _Block(report, ids, apart)
+    parts.finish(number, block)
+    return block
 
 
 def report_path(out: str | os.PathLike[str]) -> Path:
@@ -179,6 +239,7 @@ def load_report(path: str | os.PathLike[str]) -> Report:
 class _Block(msgspec.Struct):
     report: Report
     ids: list[str]
+    apart: bool = False
 
 
 class _RuleCount(msgspec.Struct):
@@ -215,9 +276,12 @@ def _take(item: Session | Problem, validator: Validator, writer: SessionWriter, 
 class _Parts:
     """The folder of finished blocks."""
 
-    def __init__(self, out: Path, manifest: dict[str, Any]) -> None:
+    def __init__(self, out: Path) -> None:
         self.out = out
         self.folder = out.with_name(out.name + ".parts")
+
+    def begin(self, manifest: dict[str, Any]) -> None:
+        """Make the folder, or keep what an ingest with the same manifest has left in it."""
         file = self.folder / "manifest.json"
         wanted = msgspec.json.encode(manifest)
         if self.folder.exists() and not file.is_file() and any(self.folder.iterdir()):
@@ -230,7 +294,7 @@ class _Parts:
                 with atomic_path(file) as temporary:
                     temporary.write_bytes(wanted)
         except OSError as error:
-            raise HandrailError(f"cannot write beside out={out}: {error}") from None
+            raise HandrailError(f"cannot write beside out={self.out}: {error}") from None
 
     def store(self, number: int) -> Path:
         return self.folder / f"{number:06d}{PART_SUFFIX}"

@@ -298,13 +298,15 @@ def _array(column: Collection[Any], kind: pa.DataType, nullable: bool = False) -
     return pa.Array.from_buffers(kind, length, buffers)
 
 
-def read_sessions(path: str | os.PathLike[str]) -> Iterator[Session]:
+def read_sessions(path: str | os.PathLike[str], first: int = 0, last: int | None = None) -> Iterator[Session]:
     """Yield the sessions of a store in order, holding one row group at a time.
 
     States with equal controls share one tuple, so that callers can cache by its identity.
 
     Args:
         path: a file that `SessionWriter` or `handrail ingest` wrote.
+        first: the row group to begin with; row groups hold whole sessions.
+        last: the row group to end before, `None` for all.
 
     Raises:
         HandrailError: there is no such file, it is no store of this version, it is truncated, or a cell does not
@@ -316,7 +318,7 @@ def read_sessions(path: str | os.PathLike[str]) -> Iterator[Session]:
     pending: Session | None = None
     steps: list[Step] = []
     try:
-        for group in range(file.num_row_groups):
+        for group in range(first, file.num_row_groups if last is None else last):
             for row_session, step in _rows(file.read_row_group(group), shared):
                 if row_session is not None:
                     if pending is not None:

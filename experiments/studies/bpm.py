@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from omegaconf import OmegaConf
 from handrail.agents.operators.config import OperatorConfig
 from handrail.envs.files import write_json
 from handrail.experiments import closed_loop
+from handrail.experiments.cluster.config import RayConfig
+from handrail.experiments.cluster.connection import connected, usable
 from handrail.experiments.configs import build
 from handrail.experiments.studies import star
 
@@ -92,16 +95,19 @@ class Study(star.Study):
 
         cfg = self.cfg.closed_loop
         cases = closed_loop.Cases(self.cfg.domain, cfg.cases, cfg.first_seed, cfg.slots)
+        ray = build(RayConfig, self.cfg.ray, "ray")
         played: dict[str, list[Played]] = {}
-        for name in map(str, cfg.actors):
-            played[name], seconds = closed_loop.play(cases, self.actor(name), _bar(f"{name} works alone", cfg.cases))
-            self.run.log.info(
-                "%s: %.1f %% of %d cases done right, %.1f s",
-                name,
-                100 * float(np.mean([bool(p.info["success"]) for p in played[name]])),
-                cfg.cases,
-                seconds,
-            )
+        with connected(ray) if usable(ray) else nullcontext():
+            for name in map(str, cfg.actors):
+                bar = _bar(f"{name} works alone", cfg.cases)
+                played[name], seconds = closed_loop.play(cases, self.actor(name), bar, ray)
+                self.run.log.info(
+                    "%s: %.1f %% of %d cases done right, %.1f s",
+                    name,
+                    100 * float(np.mean([bool(p.info["success"]) for p in played[name]])),
+                    cfg.cases,
+                    seconds,
+                )
         rng = np.random.default_rng(self.seed)
         # People drawn anew in each case: the policy imitates several, and one pair may be more alike than most.
         asked = agreement(self.cfg.domain, min(_COMPARED, cfg.cases), cfg.first_seed, redrawn=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +129,54 @@ def test_duplicates_are_found_across_blocks_and_resumed_runs(logs: Path, tmp_pat
     assert whole.rules == {"duplicate_id": 1}
     killed(logs, tmp_path / "out.parquet", "unit:013")
     assert ingest("lines", logs, tmp_path / "out.parquet", block=4) == whole
+
+
+def last_first(work: Callable[[int], None], numbers: Sequence[int]) -> Iterator[int]:
+    """Do the last block first and each of them twice, each by a copy of the work."""
+    for number in reversed(numbers):
+        pickle.loads(pickle.dumps(work))(number)
+        work(number)
+        yield number
+
+
+def test_blocks_read_apart_give_the_same_bytes(logs: Path, tmp_path: Path) -> None:
+    """In blocks of four, 17 repeats a session of block 0, 18 one of its own block, 6 is damaged."""
+    put(logs, 17, made(2))
+    put(logs, 18, made(16))
+    (logs / "006.json").write_text("{")
+    whole, out = tmp_path / "a" / "out.parquet", tmp_path / "b" / "out.parquet"
+    expected = ingest("lines", logs, whole, block=4)
+    assert expected.rules == {"corrupt_json": 1, "duplicate_id": 2}
+    calls: list[int] = []
+    report = ingest("lines", logs, out, progress=lambda done, _: calls.append(done), block=4, spread=last_first)
+    assert report == expected
+    assert calls == [4, 8, 12, 16, 20]
+    assert out.read_bytes() == whole.read_bytes()
+    assert report_path(out).read_bytes() == report_path(whole).read_bytes()
+    assert names(out.parent) == {"out.parquet", "out.validation.json"}
+
+
+def test_an_ingest_apart_goes_on_with_blocks_that_are_there(logs: Path, tmp_path: Path) -> None:
+    """What was read apart and not yet compared with earlier blocks is compared by the run that goes on."""
+    put(logs, 17, made(2))
+    whole, out = tmp_path / "a" / "out.parquet", tmp_path / "b" / "out.parquet"
+    expected = ingest("lines", logs, whole, block=4)
+
+    def stops(work: Callable[[int], None], numbers: Sequence[int]) -> Iterator[int]:
+        yield from itertools.islice(last_first(work, numbers), 3)
+        raise HandrailError("the cluster is gone")
+
+    with pytest.raises(HandrailError, match="the cluster is gone"):
+        ingest("lines", logs, out, block=4, spread=stops)
+    asked: list[int] = []
+
+    def told(work: Callable[[int], None], numbers: Sequence[int]) -> Iterator[int]:
+        asked.extend(numbers)
+        return last_first(work, numbers)
+
+    assert ingest("lines", logs, out, block=4, spread=told) == expected
+    assert asked == [0, 1]
+    assert out.read_bytes() == whole.read_bytes()
 
 
 CODE = """
