@@ -55,7 +55,7 @@ def trail(notes: Sequence[Mapping[str, Any]]) -> Trail:
     """
     total, least, second = 0.0, 1.0, 0.0
     for note in reversed(notes):
-        if not note.get("kept", note["route"] == "run"):
+        if not (note["kept"] if "kept" in note else note["route"] == "run"):
             break
         total += note["log_probability"]
         least = min(least, note["min_probability"])

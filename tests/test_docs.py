@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import json
 import re
 from pathlib import Path
 
+import jsonschema
 import pytest
+import ray
+import yaml
 
 from handrail import cli
 
@@ -21,6 +25,11 @@ def examples() -> list[str]:
     """Dotted names of the modules whose source holds an example."""
     paths = [path for room in ROOMS for path in (CHECKOUT / room).rglob("*.py") if ">>> " in path.read_text()]
     return sorted("handrail." + ".".join(path.relative_to(CHECKOUT).with_suffix("").parts) for path in paths)
+
+
+def test_the_cluster_example_has_the_form_that_ray_asks_for() -> None:
+    schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
+    jsonschema.validate(yaml.safe_load((CHECKOUT / "docs" / "ray_cluster.yaml").read_text()), schema)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
