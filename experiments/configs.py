@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from handrail.agents.feature_env import RewardConfig
+from handrail.agents.features import FeatureConfig
 from handrail.agents.operators.config import OperatorConfig
 from handrail.agents.policy import PolicyConfig
 from handrail.agents.transcript import TranscriptConfig
@@ -69,6 +71,8 @@ GROUPS: dict[str, type[Any]] = {
     "judge": JudgeConfig,
     "logger": LoggerConfig,
     "ray": RayConfig,
+    "features": FeatureConfig,
+    "reward": RewardConfig,
 }
 """Config group -> the dataclass that its options are values of, at the key of the same name."""
 
@@ -82,6 +86,7 @@ _NAMED = {
     "baselines": ("handrail.agents.baselines", "baseline"),
     "confidence": ("handrail.agents.confidence", "confidence score"),
     "elicited": ("handrail.agents.elicited", "elicited confidence"),
+    "algorithm": ("handrail.algorithms.rl.learners", "algorithm"),
 }
 """Key whose items are file names -> the package they are found in, and what one is called in messages."""
 
@@ -107,6 +112,9 @@ def register() -> None:
         node = {option.name: option.default for option in options}
         store(group="elicited", name=name, node={name: node}, package="elicited")
     written = resources.files("handrail.conf") / "source"
+    for name in registry.names(_NAMED["algorithm"][0]):
+        node = dataclasses.asdict(_learner(name)())
+        store(group="algorithm", name=name, node=node, package=f"algorithm.{name}")
     for name in registry.names(READERS):
         if not (written / f"{name}.yaml").is_file():
             store(group="source", name=name, node={"name": name, "options": {}})
@@ -196,7 +204,7 @@ def build(kind: type[T], node: Any, where: str) -> T:
 
 
 def settle(cfg: DictConfig, overrides: Mapping[str, Any]) -> DictConfig:
-    """Return the configuration with what follows from critics and confidences that are chosen on the command line.
+    """Return the configuration with what follows from critics, confidences and algorithms chosen on the command line.
 
     An experiment may set values of several of them; only those that are chosen stay. If `certify.method` is none of
     them and was not given, it becomes the first critic, or the first confidence score where no critic is left.
@@ -208,7 +216,9 @@ def settle(cfg: DictConfig, overrides: Mapping[str, Any]) -> DictConfig:
     from omegaconf import OmegaConf, open_dict
 
     settled = copy.deepcopy(cfg)
-    chosen = [group for group in ("critic", "confidence") if overrides.get(group) is not None and group in cfg]
+    chosen = [
+        group for group in ("critic", "confidence", "algorithm") if overrides.get(group) is not None and group in cfg
+    ]
     for group in chosen:
         given = overrides[group]
         names = [str(name) for name in (given if isinstance(given, list) else [given])]
@@ -254,8 +264,15 @@ def check(cfg: DictConfig, choices: Mapping[str, Any], defaults: DictConfig) -> 
                 raise HandrailError(f"unknown {kind_of_name} {name!r}{nearest(name, known)}")
     for name, values in (plain.get("critic") or {}).items():
         build(CRITIC_CONFIGS[name], values, f"critic.{name}")
+    for name, values in (plain.get("algorithm") or {}).items():
+        build(_learner(name), values, f"algorithm.{name}")
     _check_data(plain)
     _check_combinations(plain)
+
+
+def _learner(name: str) -> type[Any]:
+    kind: type[Any] = registry.load(_NAMED["algorithm"][0], name, "algorithm").Config
+    return kind
 
 
 def _check_data(plain: Mapping[str, Any]) -> None:
@@ -289,6 +306,14 @@ def _check_combinations(plain: Mapping[str, Any]) -> None:
         raise HandrailError(
             f"certify.method={method!r} is none of this run's critics and confidence scores{nearest(method, methods)}"
         )
+    learners = list(plain.get("algorithm") or ())
+    for number, name in enumerate(learners):
+        start = plain["algorithm"][name].get("start")
+        if start is not None and start not in learners[:number]:
+            raise HandrailError(
+                f"algorithm.{name}.start={start!r}: expected an algorithm that learns before it; algorithm="
+                f"[{start},{name}] is such an order"
+            )
     second = plain.get("rerank")
     if second is not None and second not in plain.get("baselines", ()):
         raise HandrailError(

@@ -23,13 +23,7 @@ from handrail.agents.features import FeatureConfig, FeatureView
 from handrail.agents.rollout import Actor, Played
 from handrail.algorithms.bootstrap import mean_interval, paired_difference
 from handrail.algorithms.rl.episodes import write_episodes
-from handrail.algorithms.rl.train import (
-    OfflineRLConfig,
-    PPOTrainConfig,
-    load_module,
-    train_offline,
-    train_ppo,
-)
+from handrail.algorithms.rl.task import Task, load_module
 from handrail.algorithms.selective import put_interval
 from handrail.algorithms.splits import split_sessions
 from handrail.envs import registry
@@ -48,7 +42,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 STORE, EPISODES, VIEW, CLOSED_LOOP = "sessions.parquet", "episodes.parquet", "view.pkl", "closed_loop.json"
-LEARNERS = ("bc", "marwil", "ppo")
+LEARNERS = "handrail.algorithms.rl.learners"
 
 
 class Study:
@@ -117,30 +111,30 @@ class Study:
         # Not a method: Ray pickles it, and a run with open logs cannot be pickled.
         return partial(_env, str(self.cfg.domain), self.view, self.operator, reward)
 
-    def learn(self, name: str) -> None:
-        """Learn from the episodes, as the options of that name say."""
-        config = build(OfflineRLConfig, self.cfg[name], name)
-        steps = int(self.run.metrics["episodes.steps"])
-        train_offline(config, self.run.file(EPISODES), steps, self.make(), self.seed, self.run.checkpoints / name)
-        self.run.log.info("%s has learned from %d steps", name, steps)
+    @property
+    def learners(self) -> list[str]:
+        """Their names, in the order in which they learn."""
+        return [str(name) for name in self.cfg.algorithm]
 
-    def practise(self) -> None:
-        """Let PPO go on from BC in the simulator."""
-        hidden = build(OfflineRLConfig, self.cfg.bc, "bc").hidden
+    def learn(self, name: str) -> None:
+        """Let a learner learn, as the options of its name say."""
 
         def told(number: int, mean: float) -> None:
-            self.run.log.info("ppo: round %d, mean return %.3f", number + 1, mean)
+            self.run.log.info("%s: round %d, mean return %.3f", name, number + 1, mean)
 
-        returns = train_ppo(
-            build(PPOTrainConfig, self.cfg.ppo, "ppo"),
+        learner = registry.load(LEARNERS, name, "algorithm")
+        task = Task(
+            self.run.file(EPISODES),
+            int(self.run.metrics["episodes.steps"]),
             self.make,
-            self.run.checkpoints / "bc",
-            hidden,
+            self.run.checkpoints,
             self.seed,
-            self.run.checkpoints / "ppo",
             told,
         )
-        write_json(self.run.file("ppo.json"), {"mean_return": [value for value in returns if value == value]})
+        config = build(learner.Config, self.cfg.algorithm[name], f"algorithm.{name}")
+        returns = learner.learn(config, task, self.run.checkpoints / name)
+        write_json(self.run.file(f"{name}.json"), {"mean_return": [None if np.isnan(x) else x for x in returns]})
+        self.run.log.info("%s has learned", name)
 
     def fit_baselines(self) -> None:
         """Fit the baselines on the same sessions."""
@@ -159,7 +153,7 @@ class Study:
         steps = [(session.id, step.action) for session in test for _, step in moments(session)]
         clusters = [name for name, _ in steps]
         metrics: dict[str, float] = {}
-        for name in (*self.cfg.baselines, *LEARNERS):
+        for name in (*self.cfg.baselines, *self.learners):
             chosen = self._chosen(name, test)
             right = [same_action(one, action) for one, (_, action) in zip(chosen, steps, strict=True)]
             put_interval(metrics, f"agreement.{name}", mean_interval(right, clusters, rng))
@@ -172,7 +166,7 @@ class Study:
         actors: dict[str, Actor] = {
             name: BaselineActor(self._baseline(name), self.operator) for name in self.cfg.baselines
         }
-        for name in LEARNERS:
+        for name in self.learners:
             actors[name] = FeatureActor(self.view, load_module(self.run.checkpoints / name).choose, self.operator)
         if self.cfg.policy_run is not None:
             actors["policy"] = self._policy()
@@ -185,7 +179,10 @@ class Study:
         write_json(self.run.file(CLOSED_LOOP), {"issues": []})
         rng = np.random.default_rng(self.seed)
         metrics = closed_loop.outcome_metrics(frame, "closed_loop", rng)
-        put_interval(metrics, "closed_loop.ppo.success_over.bc", _gap(frame, "ppo", "bc", rng))
+        for name in self.learners:
+            start = self.cfg.algorithm[name].get("start")
+            if start is not None:
+                put_interval(metrics, f"closed_loop.{name}.success_over.{start}", _gap(frame, name, start, rng))
         self.run.write_metrics(metrics)
 
     def report(self) -> None:
@@ -194,7 +191,7 @@ class Study:
         self.run.log.info("report: %s", build_report(self.run.path))
 
     def _chosen(self, name: str, sessions: Sequence[Session]) -> list[Action]:
-        if name not in LEARNERS:
+        if name not in self.learners:
             return [suggestion.action for suggestion in self._baseline(name).suggest(sessions)]
         choose = load_module(self.run.checkpoints / name).choose
         chosen = []
@@ -244,9 +241,8 @@ def run(cfg: DictConfig, run: RunDirectory) -> None:
         # RLlib counts on Ray even where it starts no worker.
         ray.init(num_cpus=1, include_dashboard=False, object_store_memory=300 * 2**20, log_to_driver=False)
     try:
-        study.stage("bc", lambda: study.learn("bc"))
-        study.stage("marwil", lambda: study.learn("marwil"))
-        study.stage("ppo", study.practise)
+        for name in study.learners:
+            study.stage(name, partial(study.learn, name))
     finally:
         if ours:
             ray.shutdown()

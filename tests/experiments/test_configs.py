@@ -45,7 +45,8 @@ def filled(group: str, option: str) -> list[str]:
     path = CONF / group / f"{option}.yaml"
     changed = OmegaConf.load(path) if path.is_file() else OmegaConf.create({})
     wanted = [str(key) for key in changed if OmegaConf.is_missing(changed, str(key))]
-    return [f"{group}={option}", *(f"{group}.{key}=given" for key in wanted)]
+    # What no experiment chooses by itself is appended.
+    return [f"{'+' * (group == 'elicited')}{group}={option}", *(f"{group}.{key}=given" for key in wanted)]
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,8 @@ def test_what_is_found_by_name_is_an_option(hydra: None) -> None:
     assert options("critic") == registry.names("handrail.algorithms.critics") == sorted(CRITIC_CONFIGS)
     assert options("confidence") == registry.names("handrail.agents.confidence")
     assert options("source") == registry.names("handrail.envs.logs.readers")
+    assert options("elicited") == registry.names("handrail.agents.elicited")
+    assert options("algorithm") == registry.names("handrail.algorithms.rl.learners")
 
 
 def test_every_option_of_a_group_builds_and_is_what_its_file_says(hydra: None) -> None:
@@ -151,7 +154,8 @@ def test_every_option_of_every_group_composes_with_every_experiment_that_has_the
         start = [f"experiment={experiment}"]
         cfg = compose("config", overrides=start, return_hydra_config=True)
         choices = {group: cfg.hydra.runtime.choices.get(group) for group in groups()}
-        lists = [name for name in ("critic", "confidence") if cfg.get(name)]
+        lists = [name for name in ("critic", "confidence", "algorithm") if cfg.get(name)]
+        lists += ["elicited"] * ("elicited" in cfg)
         for group in [name for name in groups() if name != "experiment" and (choices[name] or name in lists)]:
             unused.discard(group)
             for option in options(group):
@@ -162,13 +166,15 @@ def test_every_option_of_every_group_composes_with_every_experiment_that_has_the
                 if group == "source" and option != "html" and "simulate" in given:
                     refused = f"source={option}: this experiment reads the pages"
                 if group == "data" and option == "base" and choices["data"] == "split":
-                    refused = r"unknown option data\.where"
+                    refused = r"unknown option data\.(where|splits)"
+                if group == "algorithm" and option == "ppo":
+                    refused = r"algorithm\.ppo\.start='bc': expected an algorithm that learns before it"
                 if refused is not None:
                     with pytest.raises(HandrailError, match=refused):
                         check(settled, {**choices, group: option}, given)
                 else:
                     check(settled, {**choices, group: option}, given)
-    assert unused <= {"algorithm"}, "groups that no experiment of this test chooses from"
+    assert unused == set(), "groups that no experiment of this test chooses from"
 
 
 @pytest.mark.parametrize("critic", ["probe", "[tfidf]"])

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +13,23 @@ from handrail.agents.features import FeatureConfig, FeatureView
 from handrail.agents.simulate import simulate
 from handrail.algorithms.rl.episodes import as_rllib, read_episodes, write_episodes
 from handrail.algorithms.rl.offline import returns
-from handrail.algorithms.rl.train import OfflineRLConfig, PPOTrainConfig, load_module, train_offline, train_ppo
+from handrail.algorithms.rl.task import Task, load_module
+from handrail.envs import registry
 from handrail.envs.bpm.env import BPMEnv
 from handrail.envs.errors import HandrailError
 from handrail.envs.schema import Session
+
+LEARNERS = "handrail.algorithms.rl.learners"
+# Small and fast; a learner from the simulator plays one round. `start` stays what it is.
+SMALL = {"epochs": 15, "batch": 64, "hidden": (32,), "iterations": 1, "warm_up": 1, "minibatch": 100, "envs": 2}
+
+
+def small(name: str, **options: Any) -> Any:
+    """Return a learner's options, small, with others on top."""
+    kind = registry.load(LEARNERS, name, "algorithm").Config
+    fields = {field.name for field in dataclasses.fields(kind)}
+    online = {"epochs": 1, "batch": 200} if "start" in fields else {}
+    return kind(**{key: value for key, value in {**SMALL, **online}.items() if key in fields} | options)
 
 
 @pytest.fixture(scope="module")
@@ -65,38 +80,40 @@ def test_episodes_of_another_view_are_refused(sessions: list[Session], view: Fea
 @pytest.mark.slow
 def test_learners_learn_and_run_alike(sessions: list[Session], view: FeatureView, tmp_path: Path) -> None:
     import ray
-    import torch
 
     path = tmp_path / "episodes.parquet"
     steps = write_episodes(sessions[:60], view, path).steps
-    env = FeatureEnv(BPMEnv("mock"), view)
     seen = [(view.see(m), step) for s in sessions[60:] for m, step in moments(s)]
     bits, masks = np.stack([one.bits for one, _ in seen]), np.stack([one.mask for one, _ in seen])
     labels = [view.label(one, step.action) for one, step in seen]
+    played: list[int] = []
+
+    def make() -> FeatureEnv:
+        return FeatureEnv(BPMEnv("mock", max_steps=20), view, reward=RewardConfig())
+
+    task = Task(path, steps, make, tmp_path, 0, lambda number, _: played.append(number))
+
+    def learn(name: str, out: str, **options: Any) -> Any:
+        returns = registry.load(LEARNERS, name, "algorithm").learn(small(name, **options), task, tmp_path / out)
+        assert len(returns) == len(played)
+        played.clear()
+        return load_module(tmp_path / out)
+
     ray.init(num_cpus=1, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
     try:
-        for name, beta in (("bc", 0.0), ("again", 0.0), ("marwil", 1.0)):
-            config = OfflineRLConfig(beta=beta, epochs=15, batch=64, hidden=(32,))
-            train_offline(config, path, steps, env, 0, tmp_path / name)
-            chosen = load_module(tmp_path / name).choose(bits, masks)
-            assert masks[np.arange(len(chosen)), chosen].all()
+        modules = {name: learn(name, name) for name in ("bc", *sorted(set(registry.names(LEARNERS)) - {"bc"}))}
+        for name, module in modules.items():
+            chosen = module.choose(bits, masks)
+            assert masks[np.arange(len(chosen)), chosen].all(), name
             # Chance among what is possible is far below, so a learner that learned nothing fails.
-            assert np.mean([a == b for a, b in zip(chosen, labels, strict=True)]) > 0.6
-        first, again = (load_module(tmp_path / name).get_state() for name in ("bc", "again"))
+            assert np.mean([a == b for a, b in zip(chosen, labels, strict=True)]) > 0.6, name
+        first, again = modules["bc"].get_state(), learn("bc", "again").get_state()
         assert all(np.array_equal(first[key], again[key]) for key in first)
-
-        def make() -> FeatureEnv:
-            return FeatureEnv(BPMEnv("mock", max_steps=20), view, reward=RewardConfig())
-
-        for name, warm_up in (("waited", 1), ("learned", 0)):
-            ppo = PPOTrainConfig(iterations=1, warm_up=warm_up, batch=200, minibatch=100, epochs=1, envs=2)
-            train_ppo(ppo, make, tmp_path / "bc", (32,), 0, tmp_path / name)
-        waited, learned = (load_module(tmp_path / name).get_state() for name in ("waited", "learned"))
+        waited, learned = modules["ppo"].get_state(), learn("ppo", "learned", warm_up=0).get_state()
         policy = [key for key in first if key.startswith("_policy")]
         assert policy
         # While only the value learns, the policy is that of BC to the bit; then it moves.
         assert all(np.array_equal(first[key], waited[key]) for key in policy)
         assert not all(np.array_equal(first[key], learned[key]) for key in policy)
-        assert isinstance(load_module(tmp_path / "learned"), torch.nn.Module)
     finally:
         ray.shutdown()
