@@ -38,7 +38,17 @@ from handrail.algorithms.selective import (
 )
 from handrail.envs.errors import HandrailError
 from handrail.envs.files import write_text
-from handrail.experiments.report import certificates, feedback, methods, online, ood, plots, rejections, supervision
+from handrail.experiments.report import (
+    certificates,
+    feedback,
+    learners,
+    methods,
+    online,
+    ood,
+    plots,
+    rejections,
+    supervision,
+)
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -358,11 +368,13 @@ def build_report(run_path: Path) -> Path:
             "issues": [p for p in map(_issues, sources) if p],
         }
     configuration = folder / "config.yaml"
+    learnt = learners.section(folder, _picture, lambda name: ACTORS.get(name, _words(name)))
     content: dict[str, Any] = {
         "headline": [s for s in sources if s.answer],
         "work": _work(sources[0].rows),
         "summary": _read_json(folder / "summary.json", {}),
-        "desks": _desks(_read_json(folder / "closed_loop.json", {}), metrics),
+        # The part on learners has a table of its own for who works alone.
+        "desks": _desks(_read_json(folder / "closed_loop.json", {}), metrics) if learnt is None else [],
         "policy": _policy(metrics),
         "slices": _slices(metrics),
         **figures,
@@ -374,6 +386,7 @@ def build_report(run_path: Path) -> Path:
         "certificates": certificates.section(folder, _picture),
         "methods": methods.section(folder, _picture, _method_name),
         "ood": ood.section(folder, _picture),
+        "learners": learnt,
         "examples": _grouped(_read_json(folder / "examples.json", [])),
         "provenance": _read_json(folder / "provenance.json", {}),
         "config": configuration.read_text(encoding="utf-8") if configuration.is_file() else "",
@@ -418,6 +431,7 @@ def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
         (certificates.ANCHOR, certificates.TITLE, content["certificates"]),
         (methods.ANCHOR, methods.TITLE, content["methods"]),
         (ood.ANCHOR, ood.TITLE, content["ood"]),
+        (learners.ANCHOR, learners.TITLE, content["learners"]),
         ("answer", "The answer", content["headline"]),
         ("asked", "What was asked", summary.get("question")),
         ("alone", "Working alone", content["desks"]),

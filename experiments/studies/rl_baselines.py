@@ -8,8 +8,9 @@ works the same new cases alone. `policy_run=DIR` adds the language policy of a f
 
 from __future__ import annotations
 
+import json
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -35,13 +36,14 @@ from handrail.envs.normalize import same_action
 from handrail.envs.schema import Action, Session
 from handrail.experiments import closed_loop
 from handrail.experiments.configs import build
+from handrail.experiments.report import learners
 from handrail.experiments.report.build import build_report
 from handrail.experiments.rundir import RunDirectory
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-STORE, EPISODES, VIEW, CLOSED_LOOP = "sessions.parquet", "episodes.parquet", "view.pkl", "closed_loop.json"
+STORE, EPISODES, VIEW = "sessions.parquet", "episodes.parquet", "view.pkl"
 LEARNERS = "handrail.algorithms.rl.learners"
 
 
@@ -103,6 +105,13 @@ class Study:
                 "features.choices": len(view.choices),
             }
         )
+
+    def share(self) -> None:
+        """Write the episodes as a Minari data set."""
+        from handrail.algorithms.rl.minari_data import write_minari
+
+        count = write_minari(self.run.file(EPISODES), self.view, self.cfg.minari)
+        self.run.log.info("Minari data set %s: %d episodes", self.cfg.minari, count)
 
     @property
     def make(self) -> Callable[[], FeatureEnv]:
@@ -176,19 +185,49 @@ class Study:
             self.run.log.info("%s worked %d cases in %.1f s", name, cfg.cases, seconds)
         frame = closed_loop.outcome_frame(played)
         frame.to_parquet(self.run.file("closed_loop.parquet"))
-        write_json(self.run.file(CLOSED_LOOP), {"issues": []})
         rng = np.random.default_rng(self.seed)
+        self.run.write_metrics(self._measured(frame, rng))
+
+    def _measured(self, frame: pd.DataFrame, rng: np.random.Generator) -> dict[str, float]:
         metrics = closed_loop.outcome_metrics(frame, "closed_loop", rng)
         for name in self.learners:
             start = self.cfg.algorithm[name].get("start")
             if start is not None:
                 put_interval(metrics, f"closed_loop.{name}.success_over.{start}", _gap(frame, name, start, rng))
-        self.run.write_metrics(metrics)
+        return metrics
 
     def report(self) -> None:
         """Write the report."""
+        metrics = self.run.metrics
+        everybody = [*self.cfg.baselines, *self.learners, "policy"]
+        names = [name for name in everybody if f"closed_loop.{name}.sessions" in metrics]
+        returns = {name: json.loads(self.run.file(f"{name}.json").read_text())["mean_return"] for name in self.learners}
+        told = {
+            "cases": self.cfg.closed_loop.cases,
+            "held_out": len(self.splits["test"]),
+            "rows": [self._row(name, metrics) for name in names],
+            "returns": returns,
+        }
+        write_json(self.run.file(learners.RESULT), told)
         write_json(self.run.file("summary.json"), {"question": self.cfg.experiment.question})
         self.run.log.info("report: %s", build_report(self.run.path))
+
+    def _row(self, name: str, metrics: Mapping[str, float]) -> dict[str, Any]:
+        """Return what the report says of a learner, a baseline or the policy."""
+
+        def interval(key: str) -> list[float] | None:
+            return [metrics[f"{key}{end}"] for end in ("", ".ci_low", ".ci_high")] if key in metrics else None
+
+        start = self.cfg.algorithm[name].get("start") if name in self.learners else None
+        gap = start and {"name": start, "gap": interval(f"closed_loop.{name}.success_over.{start}")}
+        return {
+            "name": name,
+            "agreement": interval(f"agreement.{name}"),
+            "success": interval(f"closed_loop.{name}.success_rate"),
+            "violations": interval(f"closed_loop.{name}.violation_rate"),
+            "steps": metrics[f"closed_loop.{name}.steps"],
+            "over": gap,
+        }
 
     def _chosen(self, name: str, sessions: Sequence[Session]) -> list[Action]:
         if name not in self.learners:
@@ -235,6 +274,8 @@ def run(cfg: DictConfig, run: RunDirectory) -> None:
     study = Study(cfg, run)
     study.stage("simulate", study.simulate)
     study.stage("export", study.export)
+    if cfg.minari is not None:
+        study.stage("minari", study.share)
     study.stage("baselines", study.fit_baselines)
     ours = not ray.is_initialized()
     if ours:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from handrail.agents.baselines._moments import moments
-from handrail.agents.feature_env import FeatureEnv, RewardConfig
+from handrail.agents.feature_env import MASK, OBSERVATIONS, FeatureEnv, RewardConfig
 from handrail.agents.features import FeatureConfig, FeatureView
 from handrail.agents.simulate import simulate
 from handrail.algorithms.rl.episodes import as_rllib, read_episodes, write_episodes
+from handrail.algorithms.rl.minari_data import write_minari
 from handrail.algorithms.rl.offline import returns
 from handrail.algorithms.rl.task import Task, load_module
 from handrail.envs import registry
@@ -75,6 +76,26 @@ def test_episodes_of_another_view_are_refused(sessions: list[Session], view: Fea
     write_episodes(sessions[:2], view, path)
     with pytest.raises(HandrailError, match="bytes of bits, expected"):
         read_episodes(path, len(view.names) + 64, len(view.choices))
+
+
+def test_minari_gives_back_the_episodes(
+    sessions: list[Session], view: FeatureView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    minari = pytest.importorskip("minari")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "sets"))
+    path = tmp_path / "episodes.parquet"
+    write_episodes(sessions[:4], view, path)
+    assert write_minari(path, view, "handrail/mock/log-v0") == 4
+    read = read_episodes(path, len(view.names), len(view.choices))
+    for one, kept in zip(read, minari.load_dataset("handrail/mock/log-v0").iterate_episodes(), strict=True):
+        np.testing.assert_array_equal(kept.observations[OBSERVATIONS], one.bits)
+        np.testing.assert_array_equal(kept.observations[MASK], one.masks)
+        np.testing.assert_array_equal(kept.actions, one.actions)
+        np.testing.assert_array_equal(kept.rewards, one.rewards)
+        assert kept.terminations.tolist() == [False] * (len(one.actions) - 1) + [True]
+    for name, message in (("handrail/mock/log-v0", "already exists"), ("no name!", "Malformed dataset ID")):
+        with pytest.raises(HandrailError, match=message):
+            write_minari(path, view, name)
 
 
 @pytest.mark.slow

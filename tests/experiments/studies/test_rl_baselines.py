@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from handrail import cli
+from handrail.algorithms.rl.learners import ppo
 from handrail.experiments.rundir import RunDirectory
 
 SMALL = [
@@ -36,4 +37,21 @@ def test_learners_are_measured_on_the_same_steps_and_cases(tmp_path: Path) -> No
         assert 0 <= low <= value <= high <= 1
     gap = metrics["closed_loop.ppo.success_rate"] - metrics["closed_loop.bc.success_rate"]
     assert metrics["closed_loop.ppo.success_over.bc"] == pytest.approx(gap)
-    assert "marwil" in finished.file("report.html").read_text(encoding="utf-8")
+    page = finished.file("report.html").read_text(encoding="utf-8")
+    assert "MARWIL" in page
+    assert "Working alone" not in page, "one table is enough"
+
+
+@pytest.mark.slow
+def test_a_run_that_stopped_while_it_practised_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    call = ["run", "experiment=rl_baselines", "domain=mock", *SMALL]
+    assert cli.main([*call, f"hydra.run.dir={whole}"]) == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(ppo, "learn", stop)
+        assert cli.main([*call, f"hydra.run.dir={broken}"]) == 130
+    assert cli.main(["run", "experiment=rl_baselines", f"resume={broken}"]) == 0
+    assert RunDirectory.open(broken).metrics == RunDirectory.open(whole).metrics
