@@ -10,6 +10,7 @@ Nothing in it knows a domain, and it reads only what an operator sees.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -102,8 +103,8 @@ class FeatureView:
         self.config = config
         self.names: list[str] = []
         self.choices: list[Choice] = []
-        self._marks: dict[str, int] = {}
-        self._edges: dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]] = {}
+        # Feature -> its edges, ascending, and the bit of each; a mark has one edge below everything.
+        self._places: dict[str, tuple[list[float], list[int]]] = {}
         self._filler = ArgumentFiller()
         self._plain: dict[Head, int] = {}
         self._sourced: dict[Head, dict[str, int]] = {}
@@ -143,14 +144,14 @@ class FeatureView:
 
         A screen that offers none of the choices leaves the first one: it then costs a step, as any impossible action.
         """
-        bits = np.zeros(len(self.names), dtype=np.int8)
+        on: list[int] = []
         for name, value in situation(moment).items():
-            if name.startswith("#"):
-                found = self._edges.get(name)
-                if found is not None:
-                    bits[found[1][value > found[0]]] = 1
-            elif (column := self._marks.get(name)) is not None:
-                bits[column] = 1
+            place = self._places.get(name)
+            if place is not None:
+                edges, columns = place
+                on += columns[: bisect_left(edges, value)]
+        bits = np.zeros(len(self.names), dtype=np.int8)
+        bits[on] = 1
         actions = self._actions(moment)
         mask = np.zeros(len(self.choices), dtype=np.int8)
         if actions:
@@ -246,10 +247,10 @@ class FeatureView:
             if name in edges:
                 inside = [n for n in range(start, start + len(edges[name])) if n in place]
                 if inside:
-                    own = edges[name][[n - start for n in inside]]
-                    self._edges[name] = own, np.array([place[n] for n in inside], dtype=np.int64)
+                    own = [float(edges[name][n - start]) for n in inside]
+                    self._places[name] = own, [place[n] for n in inside]
             elif start in place and name[0] != "#":
-                self._marks[name] = place[start]
+                self._places[name] = [-np.inf], [place[start]]
 
     def _draw_edges(self, rows: Sequence[dict[str, float]]) -> dict[str, NDArray[np.float64]]:
         values: defaultdict[str, list[float]] = defaultdict(list)
