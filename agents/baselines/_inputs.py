@@ -15,6 +15,7 @@ Which to take is counted as for fields of forms: given the input, which candidat
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Mapping
@@ -91,7 +92,7 @@ class _Input:
     def recognise(self, text: str, options: tuple[str, ...]) -> list[Arg]:
         """Return the values in a text, in order."""
         if options:
-            return list(find(words(text), option_phrases(options)))
+            return list(_named(text, options))
         if self._pattern is not None:
             return list(self._pattern.findall(text))
         return self._field.recognise(text)
@@ -198,6 +199,12 @@ class InputFiller:
                     found["frequent"] = options[key] if options else known.spelling(key)
                 break
         return found
+
+
+@functools.lru_cache(maxsize=65536)
+def _named(text: str, options: tuple[str, ...]) -> tuple[Arg, ...]:
+    """Return the options that a text names, in order; what was said is read again at every step of a session."""
+    return tuple(find(words(text), option_phrases(options)))
 
 
 def _entered(moment: Moment, action: Action) -> tuple[Control, Arg] | None:

@@ -13,6 +13,9 @@ from typing import Any
 from handrail.algorithms.rl.task import Task, load_module
 from handrail.envs.errors import HandrailError
 
+_STEPS = 20
+"""About what a case takes: returns are averaged over about one round."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -22,6 +25,7 @@ class Config:
         start: the learner whose weights are the first ones.
         iterations: rounds of playing and learning.
         warm_up: rounds at first in which only the value function learns.
+        warm_up_lr: of Adam in these rounds; the value function starts from nothing.
         batch: steps of a round.
         minibatch: steps of an update.
         epochs: how often each step of a round is seen.
@@ -34,15 +38,16 @@ class Config:
     """
 
     start: str = "bc"
-    iterations: int = 60
-    warm_up: int = 3
-    batch: int = 6000
-    minibatch: int = 1000
+    iterations: int = 90
+    warm_up: int = 4
+    warm_up_lr: float = 1e-3
+    batch: int = 12000
+    minibatch: int = 2000
     epochs: int = 4
     envs: int = 32
     lr: float = 1e-4
     gamma: float = 1.0
-    lam: float = 0.97
+    lam: float = 1.0
     clip: float = 0.2
     entropy: float = 0.002
     kl: float = 0.0
@@ -80,7 +85,7 @@ def learn(config: Config, task: Task, out: Path) -> list[float]:
         )
         .learners(num_learners=0)
         .training(
-            lr=config.lr,
+            lr=_rates(config),
             gamma=config.gamma,
             lambda_=config.lam,
             clip_param=config.clip,
@@ -95,6 +100,7 @@ def learn(config: Config, task: Task, out: Path) -> list[float]:
             num_epochs=config.epochs,
         )
         .rl_module(rl_module_spec=spec)
+        .reporting(metrics_num_episodes_for_smoothing=config.batch // _STEPS)
         .debugging(seed=task.seed)
     ).build_algo()
     try:
@@ -114,3 +120,11 @@ def learn(config: Config, task: Task, out: Path) -> list[float]:
     finally:
         built.stop()
     return returns
+
+
+def _rates(config: Config) -> float | list[list[float]]:
+    """Return the learning rate, or what it is from which step on."""
+    if not config.warm_up:
+        return config.lr
+    end = config.warm_up * config.batch
+    return [[0, config.warm_up_lr], [end - 1, config.warm_up_lr], [end, config.lr]]
