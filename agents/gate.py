@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from handrail.envs.errors import HandrailError
-from handrail.envs.schema import Action
+from handrail.envs.schema import Action, Step
 from handrail.envs.spaces import Observation
 
 Reason = Literal["non_critical", "confident", "low_confidence", "overridden", "guardrail", "not_certified", "audit"]
@@ -94,10 +94,11 @@ def overridden(seen: Observation) -> bool:
     From there on it goes a way that the policy did not choose and calibration sessions did not take, so what is
     critical stays with operators.
     """
-    return any(
-        step.actor == "operator" and (step.feedback is None or step.feedback.verdict != "accept")
-        for step in seen.history
-    )
+    return any(map(_overrides, seen.history))
+
+
+def _overrides(step: Step) -> bool:
+    return step.actor == "operator" and (step.feedback is None or step.feedback.verdict != "accept")
 
 
 def refused(seen: Observation, action: Action) -> bool:
@@ -117,3 +118,20 @@ def stuck(seen: Observation, action: Action) -> bool:
         if step.events:
             break
     return not seen.events and since >= STUCK
+
+
+def contested(seen: Observation, action: Action) -> bool:
+    """Guardrail: the policy did the same in the same situation before, and an operator has overridden it since.
+
+    Left to themselves, the policy would undo what the operator does, and the operator do it again.
+    """
+    since = False
+    for step in reversed(seen.history):
+        since = since or _overrides(step)
+        if since and step.actor == "policy" and step.action == action and step.state == seen.state:
+            return True
+    return False
+
+
+GUARDRAILS: Sequence[Guardrail] = (refused, stuck, contested)
+"""What studies gate by."""

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, NamedTuple, Protocol
 import numpy as np
 
 from handrail.agents.decoding import Suggestion
-from handrail.agents.gate import Gate, Guardrail, refused, stuck
+from handrail.agents.gate import GUARDRAILS, Gate, Guardrail
 from handrail.envs.bpm.env import BPMEnv
 from handrail.envs.schema import Action
 from handrail.envs.spaces import Observation
@@ -134,7 +134,7 @@ class Selective:
         return Ruling("run" if made.execute else "review", made.reason, made.probability)
 
 
-def supervised(guardrails: Sequence[Guardrail] = (refused, stuck)) -> Selective:
+def supervised(guardrails: Sequence[Guardrail] = GUARDRAILS) -> Selective:
     """Return the rule under which everything critical is reviewed and the rest runs alone.
 
     What comes of it is what a critic learns from and thresholds are certified on: sessions take the course they take

@@ -302,10 +302,10 @@ class Study(bpm.Study):
 
     def gate(self, method: str) -> Gate:
         """Return the gate of a method, as it was certified."""
-        from handrail.agents.gate import Gate, refused, stuck
+        from handrail.agents.gate import GUARDRAILS, Gate
 
         made = self._gates()[method]
-        return Gate(made["thresholds"], made["pooled"], (refused, stuck), float(self.cfg.gate.audit_share))
+        return Gate(made["thresholds"], made["pooled"], GUARDRAILS, float(self.cfg.gate.audit_share))
 
     def shown(self, method: str) -> float:
         """Return the least score of a critical suggestion that operators are shown."""

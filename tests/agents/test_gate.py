@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from handrail.agents.gate import STUCK, Decision, Gate, refused, stuck
+from handrail.agents.gate import STUCK, Decision, Gate, contested, refused, stuck
 from handrail.envs.errors import HandrailError
 from handrail.envs.schema import Action, Actor, Control, Feedback, Message, Step, UIState, Verdict
 from handrail.envs.spaces import Observation
@@ -135,3 +135,35 @@ def test_the_same_again_on_the_same_screen_is_stuck() -> None:
     seen = Observation("bank", "", 1, state, (Message("customer", "hm"),), (step,))
     assert stuck(seen, HELLO)
     assert not stuck(seen, REFUND)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "target", "values", "expected"),
+    [
+        ("reject", "mobiles", {}, True),
+        (None, "mobiles", {}, True),
+        ("accept", "mobiles", {}, False),  # what the operator did was the policy's own suggestion
+        ("reject", "orders", {}, False),  # something else
+        ("reject", "mobiles", {"reason": "paid"}, False),  # somewhere else
+    ],
+)
+def test_what_an_operator_has_undone_is_not_done_alone_again(
+    verdict: Verdict | None, target: str, values: dict[str, str], expected: bool
+) -> None:
+    bills, mobiles = UIState("bills", None), UIState("mobiles", None)
+    feedback = None if verdict is None else Feedback(REFUND, verdict)
+    steps = (
+        Step(0, bills, (), Action("navigate", "mobiles"), "policy"),
+        Step(1, mobiles, (), Action("navigate", "bills"), "operator", feedback=feedback),
+    )
+    seen = Observation("bank", "", 2, UIState("bills", None, (), values), (), steps)
+    assert contested(seen, Action("navigate", target)) is expected
+
+
+def test_an_override_before_contests_nothing() -> None:
+    bills = UIState("bills", None)
+    steps = (
+        Step(0, UIState("start", None), (), Action("navigate", "bills"), "operator"),
+        Step(1, bills, (), Action("navigate", "mobiles"), "policy"),
+    )
+    assert not contested(Observation("bank", "", 2, bills, (), steps), Action("navigate", "mobiles"))
