@@ -12,7 +12,7 @@ from handrail.envs.errors import HandrailError
 from handrail.envs.schema import Action, Step
 from handrail.envs.spaces import Observation
 
-Reason = Literal["non_critical", "confident", "low_confidence", "overridden", "guardrail", "not_certified", "audit"]
+Reason = Literal["non_critical", "confident", "low_confidence", "handed_over", "guardrail", "not_certified", "audit"]
 Guardrail = Callable[[Observation, Action], bool]
 
 STUCK = 12
@@ -40,7 +40,8 @@ class Decision:
 class Gate:
     """Lets critical suggestions run alone where the critic's score reaches a certified threshold.
 
-    Once an operator has overridden the policy in a session, nothing critical runs alone in it (`overridden`).
+    Once an operator has acted in a session, or overridden the policy, what is critical in it stays with them; the rest
+    goes on running.
 
     Attributes:
         thresholds: issue -> certified threshold, `None` where nothing could be certified: those issues stay with the
@@ -48,12 +49,16 @@ class Gate:
         pooled: the threshold of issues that have none of their own; `None` defers them.
         guardrails: forbid an action in a state whatever its score.
         audit_share: share of confident steps that go to the operator at random, in [0, 1].
+        keeps: whether an operator who was called keeps what is critical; otherwise only one who did anything else than
+            accept a suggestion does. From there on a session goes a way that the policy did not choose and that
+            calibration sessions did not take.
     """
 
     thresholds: Mapping[str, float | None] = field(default_factory=dict)
     pooled: float | None = None
     guardrails: Sequence[Guardrail] = ()
     audit_share: float = 0.0
+    keeps: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.audit_share <= 1:
@@ -79,22 +84,13 @@ class Gate:
             return Decision(False, "guardrail", 1.0)
         if not critical:
             return Decision(True, "non_critical", 0.0)
-        if overridden(seen):
-            return Decision(False, "overridden", 1.0)
+        if any(step.actor == "operator" if self.keeps else _overrides(step) for step in seen.history):
+            return Decision(False, "handed_over", 1.0)
         if not score >= threshold:
             return Decision(False, "low_confidence", 1.0)
         if self.audit_share and rng.random() < self.audit_share:
             return Decision(False, "audit", self.audit_share)
         return Decision(True, "confident", self.audit_share)
-
-
-def overridden(seen: Observation) -> bool:
-    """Tell whether an operator did anything else than accept a suggestion in this session.
-
-    From there on it goes a way that the policy did not choose and calibration sessions did not take, so what is
-    critical stays with operators.
-    """
-    return any(map(_overrides, seen.history))
 
 
 def _overrides(step: Step) -> bool:

@@ -129,7 +129,7 @@ class Selective:
         """Return what the gate decides."""
         score = moment.score if self.confidence is None else self.confidence(moment.suggestion)
         made = self.gate.decide(moment.issue, moment.observation, moment.action, moment.critical, score, moment.rng)
-        if made.reason in ("low_confidence", "overridden") and score < self.shown:
+        if made.reason in ("low_confidence", "handed_over") and score < self.shown:
             return Ruling("operator", "not_shown")
         return Ruling("run" if made.execute else "review", made.reason, made.probability)
 

@@ -301,6 +301,8 @@ class GateConfig:
         delta: chance that the certificate of that is wrong.
         per_issue: whether each issue is certified by itself where it has enough sessions.
         audit_share: share of confident steps that an operator sees all the same, in [0, 1).
+        keeps: whether an operator who was called keeps what is critical in a session; otherwise only one who overrode
+            the policy does.
         shown_precision: precision of suggestions as sure as the least sure one that operators are still shown.
     """
 
@@ -308,6 +310,7 @@ class GateConfig:
     delta: float = 0.05
     per_issue: bool = False
     audit_share: float = 0.02
+    keeps: bool = True
     shown_precision: float = 0.9
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 REASONS = {
     "low_confidence": "not sure enough",
+    "handed_over": "an operator has it",
     "not_shown": "probably wrong, not shown",
     "not_certified": "issue not certified",
     "guardrail": "guardrail",

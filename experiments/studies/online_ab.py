@@ -154,13 +154,21 @@ class Study(bpm.Study):
         from dataclasses import asdict
 
         from handrail.algorithms.certify import certify
-        from handrail.algorithms.session_risk import certify_issues, certify_sessions, session_table
+        from handrail.algorithms.session_risk import (
+            certify_issues,
+            certify_sessions,
+            running_minimum,
+            session_table,
+        )
 
         gate = self.cfg.gate
         frame = self.judged(feedback_verdicts(self.feedback["calibrate"]))
         gates: dict[str, Any] = {}
         for method in self.methods:
-            table = session_table(frame["session_id"], frame[f"score_{method}"], frame["right"], frame["issue"])
+            scores = frame[f"score_{method}"]
+            if gate.keeps:
+                scores = running_minimum(frame["session_id"], scores)
+            table = session_table(frame["session_id"], scores, frame["right"], frame["issue"])
             if gate.per_issue:
                 made = certify_issues(table, gate.alpha, gate.delta)
                 found = [*made.own.values(), *([made.pool] if made.pool else [])]
@@ -305,7 +313,9 @@ class Study(bpm.Study):
         from handrail.agents.gate import GUARDRAILS, Gate
 
         made = self._gates()[method]
-        return Gate(made["thresholds"], made["pooled"], GUARDRAILS, float(self.cfg.gate.audit_share))
+        return Gate(
+            made["thresholds"], made["pooled"], GUARDRAILS, float(self.cfg.gate.audit_share), self.cfg.gate.keeps
+        )
 
     def shown(self, method: str) -> float:
         """Return the least score of a critical suggestion that operators are shown."""

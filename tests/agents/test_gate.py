@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from handrail.agents.gate import STUCK, Decision, Gate, contested, refused, stuck
+from handrail.agents.gate import STUCK, Decision, Gate, Reason, contested, refused, stuck
 from handrail.envs.errors import HandrailError
 from handrail.envs.schema import Action, Actor, Control, Feedback, Message, Step, UIState, Verdict
 from handrail.envs.spaces import Observation
@@ -73,20 +73,24 @@ def acted(verdict: Verdict | None, actor: Actor = "operator") -> Observation:
 
 
 @pytest.mark.parametrize(
-    ("seen", "reason"),
+    ("seen", "kept", "after_an_override"),
     [
-        (acted("accept"), "confident"),
-        (acted(None, "policy"), "confident"),
-        (acted("reject", "policy"), "confident"),  # a label of what ran alone, which changed nothing
-        (acted("reject"), "overridden"),
-        (acted(None), "overridden"),
+        (acted("accept"), "handed_over", "confident"),
+        (acted(None, "policy"), "confident", "confident"),
+        (acted("reject", "policy"), "confident", "confident"),  # a label of what ran alone, which changed nothing
+        (acted("reject"), "handed_over", "handed_over"),
+        (acted(None), "handed_over", "handed_over"),
     ],
 )
-def test_after_an_override_nothing_critical_runs_alone(seen: Observation, reason: str) -> None:
+def test_what_is_critical_stays_with_an_operator_who_was_called(
+    seen: Observation, kept: Reason, after_an_override: Reason
+) -> None:
     rng = np.random.default_rng(0)
-    critical = OWN.decide("bank", seen, HELLO, True, 1.0, rng)
-    assert critical == Decision(reason == "confident", reason, 0.0 if reason == "confident" else 1.0)
-    assert OWN.decide("bank", seen, HELLO, False, 0.0, rng) == Decision(True, "non_critical", 0.0)
+    for keeps, reason in ((True, kept), (False, after_an_override)):
+        gate = Gate(THRESHOLDS, keeps=keeps)
+        critical = gate.decide("bank", seen, HELLO, True, 1.0, rng)
+        assert critical == Decision(reason == "confident", reason, 0.0 if reason == "confident" else 1.0)
+        assert gate.decide("bank", seen, HELLO, False, 0.0, rng) == Decision(True, "non_critical", 0.0)
 
 
 @pytest.mark.parametrize("share", [-0.01, 1.01, float("nan")])

@@ -15,6 +15,7 @@ from handrail.algorithms.session_risk import (
     SessionTable,
     certify_issues,
     certify_sessions,
+    running_minimum,
     session_curve,
     session_table,
 )
@@ -62,6 +63,17 @@ def sessions_of(
     return SessionTable(
         np.arange(count).astype(str), kinds, np.asarray(risk, float), np.full(count, np.inf), np.asarray(grid, float)
     )
+
+
+def test_a_session_that_operators_keep_is_as_sure_as_its_least_sure_step_so_far() -> None:
+    names = ["b", "a", "b", "a", "a", "b"]
+    scores = [0.6, 0.9, 0.8, 0.5, 0.7, math.nan]
+    found = running_minimum(names, scores)
+    np.testing.assert_array_equal(found, [0.6, 0.9, 0.6, 0.5, 0.5, math.nan])
+    # Session a is wrong at its last step, whose own score is 0.7: it runs alone only where the step before did.
+    right = [True, True, True, True, False]
+    assert session_table(names[:5], scores[:5], right).risk.tolist() == [0.7, -math.inf]
+    assert session_table(names[:5], found[:5], right).risk.tolist() == [0.5, -math.inf]
 
 
 def test_fifty_nine_sessions_without_an_error_are_enough_and_fifty_eight_are_not() -> None:
