@@ -240,6 +240,26 @@ class BoostedConfig:
 
 
 @dataclass(frozen=True)
+class StackedConfig:
+    """How the critic `stacked` is fitted (`handrail.algorithms.critics.stacked`).
+
+    Attributes:
+        probe: how the probe is; what it may read is up to `max_cases` here.
+        boosted: how the trees are; the same.
+        folds: of the cross-validation that the two are weighed by.
+        max_cases: at most this many cases are read, whole sessions drawn at random.
+    """
+
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    boosted: BoostedConfig = field(default_factory=BoostedConfig)
+    folds: int = 4
+    max_cases: int = 20000
+
+    def __post_init__(self) -> None:
+        _at_least("critic.stacked", self, {"folds": 2, "max_cases": 1})
+
+
+@dataclass(frozen=True)
 class TfidfConfig:
     """How the critic `tfidf` turns text into features and is fitted (`handrail.algorithms.critics.tfidf`).
 
@@ -265,6 +285,7 @@ CRITIC_CONFIGS: dict[str, type[Any]] = {
     "boosted": BoostedConfig,
     "probe": ProbeConfig,
     "robust": RobustConfig,
+    "stacked": StackedConfig,
     "tfidf": TfidfConfig,
 }
 """Critic, a module of `handrail.algorithms.critics`, -> its options: the modules are too heavy to import for them."""

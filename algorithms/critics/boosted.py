@@ -30,7 +30,7 @@ _SEEN = 8
 """Features of fewer verdicts are left out."""
 
 
-class _Model(NamedTuple):
+class Trees(NamedTuple):
     """What is learned.
 
     Attributes:
@@ -56,7 +56,7 @@ class BoostedCritic:
         policy: whose readings it judges.
     """
 
-    def __init__(self, policy: Policy, model: _Model) -> None:
+    def __init__(self, policy: Policy, model: Trees) -> None:
         self.policy, self._model = policy, model
 
     def score(self, cases: Sequence[Case]) -> NDArray[np.float64]:
@@ -103,12 +103,18 @@ def fit(policy: Policy, cases: Sequence[Case], config: BoostedConfig, folder: Pa
     Raises:
         HandrailError: verdicts are too few or too much alike.
     """
-    from lightgbm import LGBMClassifier
-
     chosen = draw_sessions(cases, config.max_cases, np.random.default_rng(seed))
     labels = np.array([case.accepted for case in chosen])
     folds_of("boosted", labels, np.unique([case.session.id for case in chosen], return_inverse=True)[1], 2)
-    rows = features(assess(Decoder(policy), chosen), chosen)
+    model = grow(features(assess(Decoder(policy), chosen), chosen), labels, config, seed)
+    save(model, folder, "boosted.pkl")
+    return BoostedCritic(policy, model)
+
+
+def grow(rows: Sequence[dict[str, float]], labels: NDArray[np.bool_], config: BoostedConfig, seed: int) -> Trees:
+    """Fit the members on features of n cases and whether each was accepted, shape (n,)."""
+    from lightgbm import LGBMClassifier
+
     counts = Counter(name for row in rows for name in row)
     names = [name for name, count in counts.most_common(config.features) if count >= min(_SEEN, len(rows))]
     columns = {name: n for n, name in enumerate(sorted(names))}
@@ -128,9 +134,7 @@ def fit(policy: Policy, cases: Sequence[Case], config: BoostedConfig, folder: Pa
     }
     seeds = np.random.default_rng(seed).integers(2**31, size=config.members)
     members = [LGBMClassifier(**settings, random_state=int(one)).fit(table, labels).booster_ for one in seeds]
-    model = _Model(columns, tuple(members))
-    save(model, folder, "boosted.pkl")
-    return BoostedCritic(policy, model)
+    return Trees(columns, tuple(members))
 
 
 def load(policy: Policy, folder: Path) -> BoostedCritic:

@@ -31,19 +31,15 @@ class ProbeCritic:
 
     def judge(self, readings: Sequence[Reading], cases: Sequence[Case]) -> NDArray[np.float64]:
         """Return p(accept) of cases that the policy has read, shape (n,)."""
-        return np.asarray(self.model.predict_proba(_features(readings, cases))[:, 1], dtype=np.float64)
+        return np.asarray(self.model.predict_proba(features(readings, cases))[:, 1], dtype=np.float64)
 
 
-def features(policy: Policy, cases: Sequence[Case]) -> NDArray[np.float32]:
+def features(readings: Sequence[Reading], cases: Sequence[Case]) -> NDArray[np.float32]:
     """Return what the probe reads, shape (n, 2 * hidden size + 8).
 
     The policy's states before and after the suggestion, and its confidence in it: log-probability (nats), lowest token
     probability, margin, entropy, a second reader's; then that in what led there (`Trail`).
     """
-    return _features(assess(Decoder(policy), cases), cases)
-
-
-def _features(readings: Sequence[Reading], cases: Sequence[Case]) -> NDArray[np.float32]:
     made = [reading.suggestion for reading in readings]
     confidence = [(s.log_probability, s.min_probability, s.margin, s.entropy, s.second) for s in made]
     return np.hstack(
@@ -58,23 +54,37 @@ def _features(readings: Sequence[Reading], cases: Sequence[Case]) -> NDArray[np.
 
 def fit(policy: Policy, cases: Sequence[Case], config: ProbeConfig, folder: Path, seed: int) -> ProbeCritic:
     """Fit the probe on verdicts; the penalty is chosen by cross-validation that keeps sessions together."""
+    chosen = draw_sessions(cases, config.max_cases, np.random.default_rng(seed))
+    labels = np.array([case.accepted for case in chosen])
+    groups = np.unique([case.session.id for case in chosen], return_inverse=True)[1]
+    model = regress(features(assess(Decoder(policy), chosen), chosen), labels, groups, config, seed)
+    save(model, folder, "probe.pkl")
+    return ProbeCritic(policy, model)
+
+
+def regress(
+    table: NDArray[np.float32], labels: NDArray[np.bool_], groups: NDArray[np.int64], config: ProbeConfig, seed: int
+) -> Any:
+    """Fit a regression on features of n cases, whether each was accepted, and the session of each.
+
+    Returns:
+        A scikit-learn pipeline.
+
+    Raises:
+        HandrailError: verdicts are too few or too much alike.
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    chosen = draw_sessions(cases, config.max_cases, np.random.default_rng(seed))
-    labels = np.array([case.accepted for case in chosen])
-    groups = np.unique([case.session.id for case in chosen], return_inverse=True)[1]
     search = GridSearchCV(
         make_pipeline(StandardScaler(), LogisticRegression(max_iter=500, random_state=seed)),
         {"logisticregression__C": list(config.inverse_regularisation)},
         scoring=likelihood(),
         cv=folds_of("probe", labels, groups, config.folds),
     )
-    search.fit(features(policy, chosen), labels, groups=groups)
-    save(search.best_estimator_, folder, "probe.pkl")
-    return ProbeCritic(policy, search.best_estimator_)
+    return search.fit(table, labels, groups=groups).best_estimator_
 
 
 def load(policy: Policy, folder: Path) -> ProbeCritic:

@@ -30,7 +30,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from handrail.agents.assess import assess
 from handrail.agents.critic import Case
+from handrail.agents.decoding import Decoder
 from handrail.agents.policy import Policy
 from handrail.algorithms.config import RobustConfig
 from handrail.algorithms.critics.probe import ProbeCritic, draw_sessions, features, folds_of, save
@@ -103,7 +105,7 @@ def fit(policy: Policy, cases: Sequence[Case], config: RobustConfig, folder: Pat
     labels = beliefs(chosen, config)
     groups = np.unique([case.session.id for case in chosen], return_inverse=True)[1]
     folds = folds_of("robust", np.array([case.accepted for case in chosen]), groups, config.folds)
-    read = features(policy, chosen)
+    read = features(assess(Decoder(policy), chosen), chosen)
 
     def loss(penalty: float) -> float:
         found = np.zeros(len(labels))

@@ -99,6 +99,7 @@ METHODS = {
     "full": "full critic",
     "lora": "LoRA critic",
     "boosted": "boosted-trees critic",
+    "stacked": "probe and boosted trees",
     "probe": "probe critic",
     "robust": "noise-aware probe critic",
     "tfidf": "TF-IDF critic",

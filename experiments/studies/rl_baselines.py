@@ -39,6 +39,7 @@ from handrail.experiments.configs import build
 from handrail.experiments.report import learners
 from handrail.experiments.report.build import build_report
 from handrail.experiments.rundir import RunDirectory
+from handrail.experiments.studies import bpm
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -162,7 +163,7 @@ class Study:
         steps = [(session.id, step.action) for session in test for _, step in moments(session)]
         clusters = [name for name, _ in steps]
         metrics: dict[str, float] = {}
-        for name in (*self.cfg.baselines, *self.learners):
+        for name in (*self.cfg.baselines, *self.learners, *(["policy"] if self.cfg.policy_run else [])):
             chosen = self._chosen(name, test)
             right = [same_action(one, action) for one, (_, action) in zip(chosen, steps, strict=True)]
             put_interval(metrics, f"agreement.{name}", mean_interval(right, clusters, rng))
@@ -178,7 +179,7 @@ class Study:
         for name in self.learners:
             actors[name] = FeatureActor(self.view, load_module(self.run.checkpoints / name).choose, self.operator)
         if self.cfg.policy_run is not None:
-            actors["policy"] = self._policy()
+            actors["policy"] = self.language.actor("policy")
         played: dict[str, list[Played]] = {}
         for name, actor in actors.items():
             played[name], seconds = closed_loop.play(cases, actor)
@@ -230,6 +231,9 @@ class Study:
         }
 
     def _chosen(self, name: str, sessions: Sequence[Session]) -> list[Action]:
+        if name == "policy":
+            alone = self.language.suggestions_alone(sessions)
+            return [suggestion.action for suggestion in self.language.reranked(sessions, alone)]
         if name not in self.learners:
             return [suggestion.action for suggestion in self._baseline(name).suggest(sessions)]
         choose = load_module(self.run.checkpoints / name).choose
@@ -243,18 +247,19 @@ class Study:
     def _baseline(self, name: str) -> Any:
         return pickle.loads((self.run.checkpoints / "baselines" / f"{name}.pkl").read_bytes())
 
-    def _policy(self) -> Actor:
-        from handrail.experiments.studies import bpm
-
+    @cached_property
+    def language(self) -> bpm.Study:
+        """The finished run whose language policy works beside."""
         finished = RunDirectory.open(self.cfg.policy_run)
-        if finished.config.domain != self.cfg.domain:
+        domain = finished.config.get("domain")
+        if domain != self.cfg.domain:
             raise HandrailError(
-                f"policy_run={self.cfg.policy_run} is of domain {finished.config.domain}, this run of "
-                f"{self.cfg.domain}; give a run of the same domain"
+                f"policy_run={self.cfg.policy_run} is of domain {domain}, this run of {self.cfg.domain}; give a run of "
+                "bpm in the same domain"
             )
         study = bpm.Study(finished.config, finished)
         study.prepare()
-        return study.actor("policy")
+        return study
 
 
 def _env(domain: str, view: FeatureView, operator: str, reward: RewardConfig) -> FeatureEnv:
@@ -272,6 +277,8 @@ def run(cfg: DictConfig, run: RunDirectory) -> None:
     import ray
 
     study = Study(cfg, run)
+    if cfg.policy_run is not None:
+        study.run.log.info("the language policy is that of %s", study.language.run.path)
     study.stage("simulate", study.simulate)
     study.stage("export", study.export)
     if cfg.minari is not None:

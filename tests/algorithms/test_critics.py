@@ -28,6 +28,7 @@ from handrail.experiments.configs import build
 NAMES = registry.names(critics.__name__)
 QUICK: dict[str, dict[str, Any]] = {
     "boosted": {"iterations": 40, "least": 3},
+    "stacked": {"boosted": {"iterations": 40, "least": 3}, "folds": 2},
     "full": {
         "training": {
             "epochs": 6.0,
