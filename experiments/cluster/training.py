@@ -75,9 +75,11 @@ def together(work: Callable[[], T], config: RayConfig, folder: Path) -> T:
     try:
         trainer.fit()
     except Exception as error:
+        # Ray tells the whole trace of the worker; it stays with the cause.
+        last = str(error).strip().splitlines()[-1:] or [repr(error)]
         raise HandrailError(
-            f"training in {config.trainers} processes failed more than ray.max_restarts={config.max_restarts} times: "
-            f"{error}; its checkpoints are in {folder}, and ray.trainers=1 trains in this process"
+            f"training in {config.trainers} processes failed more than ray.max_restarts={config.max_restarts} times, "
+            f"at last with: {last[0]}; its checkpoints are in {folder}, and ray.trainers=1 trains in this process"
         ) from error
     found: T = cloudpickle.loads(result.read_bytes())
     result.unlink()
