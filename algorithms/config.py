@@ -117,6 +117,28 @@ class SFTConfig:
 
 
 @dataclass(frozen=True)
+class PreferenceConfig:
+    """How corrections are preferred to what they replaced (`handrail.algorithms.preference`).
+
+    Attributes:
+        training: how long and how fast.
+        beta: how far the policy is held to what it was, more than 0; less lets it move farther.
+        imitation: weight of the corrections' cross-entropy a token, 0 or more.
+    """
+
+    training: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(learning_rate=3e-4, matrix_learning_rate=2e-3)
+    )
+    beta: float = 0.1
+    imitation: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.beta > 0:
+            raise HandrailError(f"preference.beta={self.beta}: expected more than 0")
+        _at_least("preference", self, {"imitation": 0})
+
+
+@dataclass(frozen=True)
 class DaggerConfig:
     """Rounds of deploy, collect, aggregate, retrain (`handrail.algorithms.dagger`).
 
@@ -128,6 +150,7 @@ class DaggerConfig:
         options: of the rule.
         replay: share of the base logs that each retraining reads again, drawn anew, in [0, 1].
         sft: how each retraining goes on from the last weights: shorter and slower than training from nothing.
+        preference: how corrections are then preferred to what they replaced; `null` for not at all.
     """
 
     rounds: int = 3
@@ -139,6 +162,7 @@ class DaggerConfig:
     sft: SFTConfig = field(
         default_factory=lambda: SFTConfig(TrainingConfig(learning_rate=3e-4, matrix_learning_rate=0.002))
     )
+    preference: PreferenceConfig | None = None
 
     def __post_init__(self) -> None:
         for name in ("rounds", "sessions", "part"):

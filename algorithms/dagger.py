@@ -24,6 +24,7 @@ On disk, one folder a round, files whole or not there:
         collected/*.arrow    while sessions are collected: those of the parts that are finished
         sessions.parquet     the sessions of the round (`handrail.envs.logs.store`)
         training/            while the policy is retrained: checkpoints
+        preference/          the same, if corrections are preferred besides (`handrail.algorithms.preference`)
         policy/              the policy that learned from them (`Policy.load`)
         metrics.json         flat, finite numbers
 
@@ -58,6 +59,7 @@ from handrail.agents.rollout import Reset, rollout
 from handrail.agents.rules import Alone, Copilot, Rule
 from handrail.agents.runtime import Runtime
 from handrail.algorithms.config import DaggerConfig
+from handrail.algorithms.preference import prefer
 from handrail.algorithms.sft import fine_tune, label
 from handrail.envs.errors import HandrailError, nearest
 from handrail.envs.files import write_json
@@ -375,13 +377,24 @@ class Loop:
         sessions = self.aggregated(one.number)
         summary = fine_tune(policy, sessions, self.config.sft, one.folder / "training", seed)
         _log.info("round %d: retrained in %.0f s, mean loss %.3f", one.number, summary["seconds"], summary["loss"])
+        learned = {name: summary[name] for name in ("steps", "tokens", "sessions")}
+        if self.config.preference is not None:
+            made = prefer(policy, sessions, self.config.preference, one.folder / "preference", seed)
+            _log.info(
+                "round %d: of %d corrections %.1f %% are preferred, %.1f %% were",
+                one.number,
+                made["pairs"],
+                100 * made["preferred"],
+                100 * made["preferred_before"],
+            )
+            learned |= {name: made[name] for name in ("pairs", "preferred_before", "preferred")}
         partial = one.folder / "policy.partial"
         for folder in (partial, one.policy):
             shutil.rmtree(folder, ignore_errors=True)
         policy.save(partial)
         os.replace(partial, one.policy)
         # Loss and seconds are of the part since the last kill.
-        return {name: summary[name] for name in ("steps", "tokens", "sessions")}
+        return learned
 
     def aggregated(self, number: int) -> list[Session]:
         """Return what the policy of a round learns from: a draw of the base logs, and all rounds up to this one."""

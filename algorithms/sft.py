@@ -104,7 +104,7 @@ def _windows(
     if serialisation != "packed":
         for step in session.steps:
             if step.index in labels:
-                yield _cut(policy, _labelled(policy, session, step, labels[step.index])), True
+                yield cut(policy, labelled(policy, session, step, labels[step.index].action)), True
         return
     whole = policy.encoder.encode(session.id, policy.transcript.spans(session))
     executed = [index for index, made in labels.items() if made.executed]
@@ -113,18 +113,18 @@ def _windows(
         yield window, True
     for step in session.steps:
         if step.index in labels and not labels[step.index].executed:
-            for window in windows(_labelled(policy, session, step, labels[step.index]), policy.max_length):
+            for window in windows(labelled(policy, session, step, labels[step.index].action), policy.max_length):
                 yield window, False
 
 
-def _labelled(policy: Policy, session: Session, step: Step, made: Label) -> Encoded:
-    """Return what precedes a step and the operator's action there, which alone is supervised."""
-    action = policy.transcript.would(session, step.index, made.action)
-    one = policy.encoder.encode(session.id, [*policy.transcript.prefix(session, step.index), action])
+def labelled(policy: Policy, session: Session, step: Step, action: Action) -> Encoded:
+    """Return what precedes a step and an action there, which alone is supervised."""
+    done = policy.transcript.would(session, step.index, action)
+    one = policy.encoder.encode(session.id, [*policy.transcript.prefix(session, step.index), done])
     return replace(one, step=np.where(one.step == step.index, one.step, -1))
 
 
-def _cut(policy: Policy, one: Encoded) -> Encoded:
+def cut(policy: Policy, one: Encoded) -> Encoded:
     """Cut what stands between the header and as much before the action as the policy reads at once."""
     cut = max(0, len(one) - policy.max_length)
     header = min(one.header, policy.max_length // 4) if cut else one.header

@@ -307,8 +307,13 @@ def train(
     model.train()
     result = trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
     model.eval()
+    mean = torch.tensor(result.training_loss, device=model.device)
+    if processes > 1:
+        # The trainer's own mean leaves out what other processes lost since it last told.
+        torch.distributed.all_reduce(mean)
+        mean /= processes
     return {
         "steps": float(result.global_step),
-        "loss": float(result.training_loss),
+        "loss": float(mean),
         "seconds": float(result.metrics["train_runtime"]),
     }

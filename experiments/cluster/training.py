@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from handrail.algorithms.config import SFTConfig
+from handrail.algorithms.config import PreferenceConfig, SFTConfig
 from handrail.envs.errors import HandrailError
 from handrail.envs.files import atomic_path
 from handrail.experiments.cluster.config import RayConfig
@@ -106,24 +106,38 @@ def fine_tune(
     ray: RayConfig,
 ) -> dict[str, float]:
     """Train `policy` in place, as `handrail.algorithms.sft.fine_tune` does, in as many processes as `ray` says."""
+    from handrail.algorithms import sft
+
+    return _in_place(sft.fine_tune, policy, (sessions, config, folder.absolute(), seed, validation), folder, ray)
+
+
+def prefer(
+    policy: Policy, sessions: Sequence[Session], config: PreferenceConfig, folder: Path, seed: int, ray: RayConfig
+) -> dict[str, float]:
+    """Train `policy` in place, as `handrail.algorithms.preference.prefer` does, in as many processes as `ray` says."""
+    from handrail.algorithms import preference
+
+    return _in_place(preference.prefer, policy, (sessions, config, folder.absolute(), seed), folder, ray)
+
+
+def _in_place(
+    learn: Callable[..., dict[str, float]], policy: Policy, arguments: tuple[Any, ...], folder: Path, ray: RayConfig
+) -> dict[str, float]:
     import torch
 
-    from handrail.algorithms.sft import fine_tune as learn
-
     if not _several(ray):
-        return learn(policy, sessions, config, folder, seed, validation)
-    work = partial(_fine_tune, policy, sessions, config, folder.absolute(), seed, validation)
+        return learn(policy, *arguments)
     with connected(ray):
-        summary, weights = together(work, ray, folder)
+        summary, weights = together(partial(_learned, learn, policy, arguments), ray, folder)
     policy.model.load_state_dict(torch.load(io.BytesIO(weights), weights_only=True), strict=False)
     policy.model.eval()
     return summary
 
 
-def _fine_tune(policy: Policy, *arguments: Any) -> tuple[dict[str, float], bytes]:
+def _learned(
+    learn: Callable[..., dict[str, float]], policy: Policy, arguments: tuple[Any, ...]
+) -> tuple[dict[str, float], bytes]:
     import torch
-
-    from handrail.algorithms.sft import fine_tune as learn
 
     summary = learn(policy, *arguments)
     stream = io.BytesIO()

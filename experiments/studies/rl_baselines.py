@@ -249,13 +249,22 @@ class Study:
 
     @cached_property
     def language(self) -> bpm.Study:
-        """The finished run whose language policy works beside."""
+        """The finished run whose language policy works beside.
+
+        Raises:
+            HandrailError: it is of another domain, or of the same seed, whose sessions are those held out here.
+        """
         finished = RunDirectory.open(self.cfg.policy_run)
         domain = finished.config.get("domain")
         if domain != self.cfg.domain:
             raise HandrailError(
                 f"policy_run={self.cfg.policy_run} is of domain {domain}, this run of {self.cfg.domain}; give a run of "
                 "bpm in the same domain"
+            )
+        if int(finished.config.seed) == self.seed:
+            raise HandrailError(
+                f"policy_run={self.cfg.policy_run} has seed {self.seed}, as this run: its policy has learned from "
+                "sessions that are held out here; give a run with another seed"
             )
         study = bpm.Study(finished.config, finished)
         study.prepare()
@@ -278,7 +287,7 @@ def run(cfg: DictConfig, run: RunDirectory) -> None:
 
     study = Study(cfg, run)
     if cfg.policy_run is not None:
-        study.run.log.info("the language policy is that of %s", study.language.run.path)
+        run.log.info("the language policy is that of %s", study.language.run.path)
     study.stage("simulate", study.simulate)
     study.stage("export", study.export)
     if cfg.minari is not None:

@@ -24,8 +24,9 @@ from handrail.agents.rollout import Episode
 from handrail.agents.rules import Alone, Copilot
 from handrail.agents.simulate import simulate
 from handrail.algorithms import sft
-from handrail.algorithms.config import DaggerConfig, SFTConfig, TrainingConfig
-from handrail.algorithms.dagger import RULES, Deployed, Loop, Round, Simulator, round_rule, session_metrics
+from handrail.algorithms.config import DaggerConfig, PreferenceConfig, SFTConfig, TrainingConfig
+from handrail.algorithms.dagger import RULES, Deployed, Loop, Round, Simulator, policy_of, round_rule, session_metrics
+from handrail.algorithms.preference import encode_pairs
 from handrail.envs.bpm.env import BPMEnv
 from handrail.envs.errors import HandrailError
 from handrail.envs.schema import Action, Feedback, Session, Step, UIState
@@ -275,6 +276,16 @@ def test_retraining_goes_on_from_the_last_weights(start: Start, tmp_path: Path) 
     last = loop(start, tmp_path, config).run()[-1]
     before, after = (Policy.load(folder).model.state_dict() for folder in (start.policy, last.policy))
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_corrections_can_be_preferred_besides(start: Start, whole: Path, tmp_path: Path) -> None:
+    preferring = dataclasses.replace(CONFIG, rounds=1, preference=PreferenceConfig(TRAINING))
+    [one] = loop(start, tmp_path / "loop", preferring).run()
+    made = one.stages["retrain"]
+    assert made["pairs"] == len(encode_pairs(policy_of(one.policy), one.sessions)) > 0
+    assert made["preferred"] >= made["preferred_before"]
+    plain = policy_of(whole / "round_000" / "policy").model.state_dict()
+    assert any(not torch.equal(plain[name], value) for name, value in policy_of(one.policy).model.state_dict().items())
 
 
 def test_a_round_learns_from_all_before_and_a_share_of_the_base(start: Start, whole: Path) -> None:

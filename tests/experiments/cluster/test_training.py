@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -17,13 +18,14 @@ from ray import cloudpickle
 from toys import colour_sessions, tiny_policy
 
 from handrail.agents.critic import Case
-from handrail.algorithms import sft
-from handrail.algorithms.config import FullConfig, SFTConfig, TrainingConfig
+from handrail.algorithms import preference, sft
+from handrail.algorithms.config import FullConfig, PreferenceConfig, SFTConfig, TrainingConfig
 from handrail.algorithms.critics import full
 from handrail.algorithms.progress import Progress, listening
 from handrail.envs.errors import HandrailError
+from handrail.envs.schema import Action, Feedback
 from handrail.experiments.cluster.config import RayConfig
-from handrail.experiments.cluster.training import fine_tune, fit_critic, together
+from handrail.experiments.cluster.training import fine_tune, fit_critic, prefer, together
 
 # Workers of Ray cannot import tests.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -146,6 +148,24 @@ def test_what_is_learned_comes_back_into_the_policy(local_ray: RayConfig, tmp_pa
     }
     for (name, one), other in zip(policy.model.named_parameters(), alone.model.parameters(), strict=True):
         assert (one - other).norm() <= 0.25 * other.norm(), name
+
+
+@pytest.mark.slow
+def test_preferences_are_learned_in_two_processes(local_ray: RayConfig, tmp_path: Path) -> None:
+    wrong = Feedback(Action("send_reply", "white"), "reject")
+    sessions = [
+        msgspec.structs.replace(s, steps=tuple(msgspec.structs.replace(step, feedback=wrong) for step in s.steps))
+        for s in SESSIONS
+    ]
+    training = TrainingConfig(epochs=2, token_budget=800, learning_rate=3e-4, bf16=False, save_steps=0)
+    config = PreferenceConfig(replace(training, optimizer="adamw"))
+    policy, alone = tiny_policy(SESSIONS), tiny_policy(SESSIONS)
+    expected = preference.prefer(alone, sessions, config, tmp_path / "alone", seed=3)
+    summary = prefer(policy, sessions, config, tmp_path / "two", 3, two(local_ray))
+    assert summary["pairs"] == expected["pairs"] > 10
+    assert summary["loss"] == pytest.approx(expected["loss"], rel=1e-3)
+    for (name, one), other in zip(policy.model.named_parameters(), alone.model.parameters(), strict=True):
+        assert (one - other).norm() <= 0.05 * other.norm(), name
 
 
 @pytest.mark.slow

@@ -55,3 +55,24 @@ def test_a_run_that_stopped_while_it_practised_goes_on(tmp_path: Path, monkeypat
         assert cli.main([*call, f"hydra.run.dir={broken}"]) == 130
     assert cli.main(["run", "experiment=rl_baselines", f"resume={broken}"]) == 0
     assert RunDirectory.open(broken).metrics == RunDirectory.open(whole).metrics
+
+
+@pytest.mark.slow
+def test_a_language_policy_works_beside_if_it_has_not_seen_the_held_out_sessions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["domain=mock", "logger=none", "threads=1", "simulate.sessions=60", "simulate.workers=1"]
+    few = ["closed_loop.cases=6", "baselines=[backoff]", "sft.training.epochs=0.1", "rerank=null"]
+    for seed in (0, 1):
+        folder = f"hydra.run.dir={tmp_path / str(seed)}"
+        few_more = [*few, "critic=[]", "closed_loop.actors=[policy]", f"seed={seed}"]
+        assert cli.main(["run", "experiment=bpm", *small, *few_more, folder]) == 0
+    call = ["run", "experiment=rl_baselines", "domain=mock", *SMALL, "algorithm=[bc]"]
+    call = [one for one in call if ".ppo." not in one]
+    capsys.readouterr()
+    assert cli.main([*call, f"policy_run={tmp_path / '0'}", f"hydra.run.dir={tmp_path / 'same'}"]) == 2
+    assert "sessions that are held out here; give a run with another seed" in capsys.readouterr().err
+    assert cli.main([*call, f"policy_run={tmp_path / '1'}", f"hydra.run.dir={tmp_path / 'other'}"]) == 0
+    metrics = RunDirectory.open(tmp_path / "other").metrics
+    assert 0 <= metrics["agreement.policy"] <= 1
+    assert metrics["closed_loop.policy.sessions"] == 6
