@@ -289,6 +289,8 @@ class Loop:
         collect: lets the policy of a round work.
         measure: adds to the metrics of a round; left out, these tell of its sessions only.
         seed: of what is replayed and of training.
+        tune: fine-tunes as `handrail.algorithms.sft.fine_tune` does, perhaps in several processes.
+        prefer: the same for `handrail.algorithms.preference.prefer`.
     """
 
     folder: Path
@@ -298,6 +300,8 @@ class Loop:
     collect: Collect
     measure: Measure | None = None
     seed: int = 0
+    tune: Callable[..., dict[str, float]] = fine_tune
+    prefer: Callable[..., dict[str, float]] = prefer
     _rule: RoundRule = field(init=False)
 
     def __post_init__(self) -> None:
@@ -375,11 +379,11 @@ class Loop:
         policy = policy_of(earlier[-1].policy if earlier else self.policy)
         seed = int(np.random.SeedSequence([self.seed, one.number]).generate_state(1)[0])
         sessions = self.aggregated(one.number)
-        summary = fine_tune(policy, sessions, self.config.sft, one.folder / "training", seed)
+        summary = self.tune(policy, sessions, self.config.sft, one.folder / "training", seed)
         _log.info("round %d: retrained in %.0f s, mean loss %.3f", one.number, summary["seconds"], summary["loss"])
         learned = {name: summary[name] for name in ("steps", "tokens", "sessions")}
         if self.config.preference is not None:
-            made = prefer(policy, sessions, self.config.preference, one.folder / "preference", seed)
+            made = self.prefer(policy, sessions, self.config.preference, one.folder / "preference", seed)
             _log.info(
                 "round %d: of %d corrections %.1f %% are preferred, %.1f %% were",
                 one.number,

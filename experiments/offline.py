@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from handrail.agents.critic import Case
+from handrail.agents.critic import Case, Critic, StateCritic
 from handrail.agents.decoding import Suggestion
 from handrail.envs.errors import HandrailError
 from handrail.envs.logs.ingest import open_source, read_source
@@ -23,6 +23,7 @@ from handrail.envs.schema import Action, Message, Session
 if TYPE_CHECKING:
     import pandas as pd
 
+    from handrail.agents.policy import Policy
     from handrail.algorithms.certify import Certificate
 
 SLICES = ("tool", "issue", "operator", "kind")
@@ -208,6 +209,22 @@ def policy_metrics(frame: pd.DataFrame, rng: np.random.Generator) -> dict[str, f
         for value, rows in groups:
             metrics[f"policy.by_{column}.{value}.steps"] = float(len(rows))
     return metrics
+
+
+def critic_scores(policy: Policy, critics: Mapping[str, Critic], cases: Sequence[Case]) -> dict[str, list[float]]:
+    """Return p(accept) of each case by each critic; `policy`, which theirs is, reads the cases once for all of them."""
+    from handrail.agents.assess import assess
+    from handrail.agents.decoding import Decoder
+
+    scores: dict[str, list[float]] = {}
+    readings = None
+    for name, critic in critics.items():
+        if isinstance(critic, StateCritic) and critic.policy is policy:
+            readings = assess(Decoder(policy), cases) if readings is None else readings
+            scores[name] = critic.judge(readings, cases).tolist()
+        else:
+            scores[name] = critic.score(cases).tolist()
+    return scores
 
 
 def verdict_frame(

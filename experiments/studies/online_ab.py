@@ -20,7 +20,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ from handrail.envs.files import atomic_path, write_json
 from handrail.envs.logs.store import PART_SUFFIX, SessionWriter, load_sessions, merge
 from handrail.envs.schema import Session
 from handrail.experiments import closed_loop, offline
+from handrail.experiments.cluster.config import RayConfig
 from handrail.experiments.configs import build
 from handrail.experiments.online import COPILOT, HUMAN, SELECTIVE
 from handrail.experiments.studies import bpm, star
@@ -97,7 +98,9 @@ class Study(bpm.Study):
         """Deploy the policy as a copilot, round by round, and let it learn from what operators make of it."""
         from handrail.algorithms.config import DaggerConfig
         from handrail.algorithms.dagger import Loop, Simulator
+        from handrail.experiments.cluster.training import fine_tune, prefer
 
+        ray = build(RayConfig, self.cfg.ray, "ray")
         config = build(DaggerConfig, self.cfg.dagger, "dagger")
         collect = Simulator(
             self.cases(0, 0).make,
@@ -114,6 +117,8 @@ class Study(bpm.Study):
             self.splits["train"],
             collect,
             seed=self.seed,
+            tune=partial(fine_tune, validation=(), ray=ray),
+            prefer=partial(prefer, ray=ray),
         )
         for one in made.run():
             self.run.write_metrics({f"loop.{one.number}.{name}": value for name, value in one.metrics.items()})
@@ -328,7 +333,8 @@ class Study(bpm.Study):
 
     def judged(self, cases: Sequence[Case]) -> pd.DataFrame:
         """Return the decision table of judged suggestions, with `right`: whether each truly was."""
-        scores = {str(name): self.critic(str(name)).score(cases).tolist() for name in self.cfg.critic}
+        critics = {str(name): self.critic(str(name)) for name in self.cfg.critic}
+        scores = offline.critic_scores(self.policy, critics, cases)
         for name, score in self.proxies.items():
             scores[name] = [score(_confidence(case)) for case in cases]
         splits = {"calibration": self.feedback["calibrate"]}

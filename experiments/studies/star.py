@@ -290,14 +290,14 @@ class Study:
 
     def judge(self, source: str, cases: list[Case]) -> Judged:
         """Score cases with every critic and confidence proxy."""
-        scores: dict[str, list[float]] = {}
         if not cases:
             return Judged([], {name: [] for name in (*map(str, self.cfg.critic), *self.proxies)})
+        critics = {}
         for name in map(str, self.cfg.critic):
             module = registry.load(CRITICS, name, "critic")
             shared = name in self.cfg.critics_share_views and source == "critic_recorded_draft"
-            critic = module.load(self.policy, self._critic_folder("critic_recorded" if shared else source, name))
-            scores[name] = critic.score(cases).tolist()
+            critics[name] = module.load(self.policy, self._critic_folder("critic_recorded" if shared else source, name))
+        scores = offline.critic_scores(self.policy, critics, cases)
         if source != "critic":
             made = self._confidences(cases)
             for name, score in self.proxies.items():

@@ -11,9 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from star_folder import dialogue, write_star
+from toys import colour_sessions, tiny_policy
 
+from handrail.agents import assess as reading
 from handrail.agents.critic import Case
 from handrail.agents.decoding import Suggestion
+from handrail.algorithms.config import ProbeConfig, TfidfConfig
+from handrail.algorithms.critics import probe, tfidf
 from handrail.envs.errors import HandrailError
 from handrail.envs.logs.store import SessionWriter
 from handrail.envs.schema import Action, Constraint, Control, Message, Result, Session, Step, UIState
@@ -332,3 +336,24 @@ def test_equal_confidence_is_broken_by_session_and_step() -> None:
     frame = frame.assign(score_m=0.5)
     found = offline.example_decisions(frame, sessions, "score_m", 0.5, np.random.default_rng(0))
     assert [e["session_id"] for e in found[:10]] == [f"{n:03d}" for n in range(0, 30, 3)]
+
+
+def test_cases_are_read_once_for_all_critics_and_scores_are_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions = colour_sessions(0, 20)
+    policy = tiny_policy(sessions)
+    cases = [
+        Case(s, step.index, step.action, (n + step.index) % 3 > 0) for n, s in enumerate(sessions) for step in s.steps
+    ]
+    critics = {
+        "first": probe.fit(policy, cases, ProbeConfig(), tmp_path / "first", seed=0),
+        "second": probe.fit(policy, cases[:40], ProbeConfig(), tmp_path / "second", seed=0),
+        "words": tfidf.fit(policy, cases, TfidfConfig(min_df=1), tmp_path / "words", seed=0),
+    }
+    expected = {name: critic.score(cases).tolist() for name, critic in critics.items()}
+    asked = []
+    once = reading.assess
+    monkeypatch.setattr(reading, "assess", lambda *given: (asked.append(1), once(*given))[1])
+    assert offline.critic_scores(policy, critics, cases) == expected
+    assert len(asked) == 1
