@@ -103,17 +103,22 @@ def refused(seen: Observation, action: Action) -> bool:
 
 
 def stuck(seen: Observation, action: Action) -> bool:
-    """Guardrail: much was done since anything was last heard, or the same is to be done again on the same screen."""
-    since = 0
+    """Guardrail: much was done since anything was last heard, or the same is to be done again on the same screen.
+
+    A question may be asked again where the answer was none, once.
+    """
+    since, again, silent, row = 0, 0, not seen.events, True
     for step in reversed(seen.history):
         if step.actor == "operator":
             break
-        if step.action == action and step.state == seen.state:
+        same = step.action == action and step.state == seen.state
+        if same and silent:
             return True
-        since += 1
-        if step.events:
-            break
-    return not seen.events and since >= STUCK
+        row = row and same
+        again += row
+        since += silent
+        silent = silent and not step.events
+    return since >= STUCK or again >= 2
 
 
 def contested(seen: Observation, action: Action) -> bool:

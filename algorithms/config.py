@@ -356,7 +356,7 @@ class GateConfig:
     per_issue: bool = False
     audit_share: float = 0.02
     keeps: bool = True
-    shown_precision: float = 0.9
+    shown_precision: float = 0.98
 
     def __post_init__(self) -> None:
         _between("gate.alpha", self.alpha, 0, 1, "a share of sessions")

@@ -133,12 +133,24 @@ def test_much_work_without_a_word_from_anybody_is_stuck(seen: Observation, expec
     assert stuck(seen, HELLO) is expected
 
 
-def test_the_same_again_on_the_same_screen_is_stuck() -> None:
+@pytest.mark.parametrize(("done", "heard", "expected"), [(1, False, True), (1, True, False), (2, True, True)])
+def test_the_same_again_on_the_same_screen_is_stuck(done: int, heard: bool, expected: bool) -> None:
+    """A question is asked again where the customer said something else; a third time is for an operator."""
     state = UIState("desk", None)
-    step = Step(0, state, (Message("customer", "hello"),), HELLO, "policy")
-    seen = Observation("bank", "", 1, state, (Message("customer", "hm"),), (step,))
-    assert stuck(seen, HELLO)
+    steps = tuple(Step(n, state, (Message("customer", "hm"),), HELLO, "policy") for n in range(done))
+    seen = Observation("bank", "", done, state, (Message("customer", "hm"),) if heard else (), steps)
+    assert stuck(seen, HELLO) is expected
     assert not stuck(seen, REFUND)
+
+
+def test_what_was_done_before_somebody_spoke_may_be_done_again() -> None:
+    state = UIState("desk", None)
+    steps = (
+        Step(0, state, (), HELLO, "policy"),
+        Step(1, state, (Message("customer", "hm"),), REFUND, "policy"),
+    )
+    assert not stuck(Observation("bank", "", 2, state, (), steps), HELLO)
+    assert stuck(Observation("bank", "", 2, state, (), steps), REFUND)
 
 
 @pytest.mark.parametrize(
