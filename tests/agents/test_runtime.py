@@ -126,18 +126,23 @@ def test_what_the_gate_lets_through_runs_alone_to_the_end() -> None:
     assert all(len(case.session.steps) == case.step + 1 for case in critic.cases)
 
 
-def test_what_it_defers_is_reviewed_and_the_policy_goes_on_from_there() -> None:
-    for session in worked(Selective(Gate(pooled=0.5)), Scripted(), Sure(0.4)):
+@pytest.mark.parametrize("keeps", [False, True])
+def test_what_it_defers_is_reviewed_and_the_policy_goes_on_from_there(keeps: bool) -> None:
+    for session in worked(Selective(Gate(pooled=0.5, keeps=keeps)), Scripted(), Sure(0.4)):
         assert session.outcome["success"]
         assert all((step.actor == "operator") == step.critical for step in session.steps)
-        reasons = {note["reason"] for note in session.hidden["runtime"]}
-        assert reasons == {"low_confidence", "non_critical"}
+        notes = session.hidden["runtime"]
+        reasons = [note["reason"] for step, note in zip(session.steps, notes, strict=True) if step.critical]
+        assert len(reasons) > 1
+        assert reasons[0] == "low_confidence"
+        assert set(reasons[1:]) == {"handed_over" if keeps else "low_confidence"}
+        assert {note["reason"] for note in notes} - set(reasons) == {"non_critical"}
 
 
 def test_what_is_probably_wrong_is_not_shown() -> None:
     """The scripted critic gives every critical suggestion 0.4."""
     for shown, unseen in ((0.4, False), (0.41, True)):
-        for session in worked(Selective(Gate(pooled=0.5), shown=shown), Scripted(), Sure(0.4)):
+        for session in worked(Selective(Gate(pooled=0.5, keeps=False), shown=shown), Scripted(), Sure(0.4)):
             critical = [step for step in session.steps if step.critical]
             assert critical
             for step in critical:
