@@ -306,6 +306,8 @@ def train(
         trainer.add_callback(_Teller(name, len(schedule), config.watch, validate))
     model.train()
     result = trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
+    # What the trainer wraps a model's `forward` in for bfloat16 would stay, and cannot be copied to other processes.
+    trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     model.eval()
     mean = torch.tensor(result.training_loss, device=model.device)
     if processes > 1:

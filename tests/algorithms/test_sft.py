@@ -232,6 +232,15 @@ def test_corrections_are_learned_though_something_else_was_executed(tmp_path: Pa
     assert right_ones >= 100
 
 
+def test_a_policy_that_was_trained_in_bfloat16_can_be_sent_to_other_processes(tmp_path: Path) -> None:
+    sessions = colour_sessions(0, 4)
+    policy = tiny_policy(sessions)
+    fine_tune(policy, sessions, SFTConfig(TrainingConfig(token_budget=400, save_steps=0)), tmp_path, seed=0)
+    copied = cloudpickle.loads(cloudpickle.dumps(policy))
+    for one, other in zip(copied.model.parameters(), policy.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_an_impossible_weight_of_corrections_is_refused() -> None:
     with pytest.raises(HandrailError, match=r"sft\.corrected_weight=0\.0"):
         SFTConfig(corrected_weight=0.0)
