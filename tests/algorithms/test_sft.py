@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import torch
+from ray import cloudpickle
 from toys import DESK, colour_sessions, random_sessions, tiny_policy
 
 from handrail.agents.decoding import Decoder
