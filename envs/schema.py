@@ -65,6 +65,10 @@ Event = Message | Result
 """What became visible between two actions."""
 
 
+SEPARATOR = " · "
+"""Between the cells of a table row where a screen shows the row as one text."""
+
+
 class Control(msgspec.Struct, frozen=True):
     """Something on a screen that an action can name.
 

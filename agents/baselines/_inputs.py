@@ -6,6 +6,7 @@ The candidates for a value are
   other has; in inputs that are typed into, what recurs in training data, or whatever has the shape of values there
   (`C-383368` has that of `C-517296`);
 - `described`: the row whose text on the screen has the most words in common with the customer's messages;
+- `usual`: the row whose cells rows chosen in training data most often had (an overdue bill, the card in use);
 - `shown`: what the screen shows in the place that most often held the value in training data;
 - `first`: the first option or row;
 - `frequent`: the most frequent value of training data, given procedure and last action.
@@ -16,14 +17,15 @@ Which to take is counted as for fields of forms: given the input, which candidat
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 from handrail.agents.baselines._moments import Head, Moment, head_of
 from handrail.agents.baselines._values import RECURS, Field, Sources, Words, find, option_phrases, value_key, words
 from handrail.envs.offers import Offer, offers
-from handrail.envs.schema import Action, Arg, Control
+from handrail.envs.schema import SEPARATOR, Action, Arg, Control
 
 _PART = re.compile(r"[^\W\d_]+|\d+|.", re.DOTALL)
 _ALONE = r"(?<![\w-])(?<!\d[.,])(?:%s)(?![\w-]|[.,]\d)"
@@ -31,7 +33,10 @@ _ALONE = r"(?<![\w-])(?<!\d[.,])(?:%s)(?![\w-]|[.,]\d)"
 
 _NUMBER = re.compile(_ALONE % r"\d+(?:,\d{3})*(?:\.\d+)?")
 
-SOURCES = ("said_last", "said_first", "described", "shown", "first", "frequent")
+Rows = Mapping[str, Sequence[str]]
+"""Row -> its cells."""
+
+SOURCES = ("said_last", "said_first", "described", "usual", "shown", "first", "frequent")
 """Where a value can come from, as the module says."""
 
 
@@ -63,9 +68,15 @@ class _Input:
         self._field = Field(control)
         self._places: Counter[str] = Counter()
         self._pattern: re.Pattern[str] | None = None
+        self._chosen: Counter[str] = Counter()
+        self._listed: Counter[str] = Counter()
 
-    def count(self, value: Arg, shown: dict[str, Arg]) -> None:
-        """Take in a value of training data and what the screen showed then."""
+    def count(self, value: Arg, shown: dict[str, Arg], rows: Rows) -> None:
+        """Take in a value of training data, what the screen showed then, and the cells of the rows there were."""
+        for row, cells in rows.items():
+            self._listed.update(cells)
+            if row == value:
+                self._chosen.update(cells)
         self._field.count(value)
         key = value_key(value)
         self._places.update(place for place, held in shown.items() if value_key(held) == key)
@@ -97,6 +108,20 @@ class _Input:
             return list(self._pattern.findall(text))
         return self._field.recognise(text)
 
+    def usual(self, rows: Rows) -> str | None:
+        """Return the row that is most like those chosen in training data, `None` if no row is ahead of the others."""
+        weights = {
+            row: sum(
+                math.log((self._chosen[cell] + 1) / (self._listed[cell] + 2))
+                for cell in cells
+                if self._listed[cell] >= RECURS
+            )
+            for row, cells in rows.items()
+        }
+        best = max(weights.values(), default=0.0)
+        ahead = [row for row, weight in weights.items() if weight == best]
+        return ahead[0] if len(ahead) == 1 and len(rows) > 1 else None
+
     def spelling(self, key: str) -> Arg:
         """Return a value as training data spells it."""
         return self._field.spelling[key]
@@ -124,7 +149,7 @@ class InputFiller:
         if head not in self._inputs:
             self._inputs[head] = _Input(field)
         others = {place: held for place, held in moment.state.values.items() if place != action.target}
-        self._inputs[head].count(value, others)
+        self._inputs[head].count(value, others, _rows(moment, head, field.options))
         for context in _value_contexts(moment, head):
             self._frequent[context][value_key(value) or ""] += 1
 
@@ -184,6 +209,9 @@ class InputFiller:
         described = _described(moment, head, field.options)
         if described is not None:
             found["described"] = described
+        usual = known.usual(_rows(moment, head, field.options))
+        if usual is not None:
+            found["usual"] = usual
         shown = moment.state.values.get(known.place) if known.place is not None else None
         if shown is not None and not options:
             found["shown"] = shown
@@ -219,6 +247,14 @@ def _entered(moment: Moment, action: Action) -> tuple[Control, Arg] | None:
                     value = action.args.get(field.id)
                     return None if value_key(value) is None else (field, value)
     return None
+
+
+def _rows(moment: Moment, head: Head, rows: tuple[str, ...]) -> Rows:
+    """Return the cells of each row of a table, empty if `head` chooses none."""
+    if head[0] != "select_item":
+        return {}
+    shown = {row: moment.state.values.get(f"{head[1]}.{row}") for row in rows}
+    return {row: str(text).split(SEPARATOR) for row, text in shown.items() if text is not None}
 
 
 def _described(moment: Moment, head: Head, rows: tuple[str, ...]) -> str | None:

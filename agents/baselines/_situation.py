@@ -9,8 +9,8 @@ from datetime import date
 from itertools import combinations
 
 from handrail.agents.baselines._moments import Moment
-from handrail.agents.baselines._values import words
-from handrail.envs.schema import Arg
+from handrail.agents.baselines._values import spoken, words
+from handrail.envs.schema import SEPARATOR, Arg
 
 _DATE = re.compile(r"(?<!\d)\d{4}-\d{2}-\d{2}(?!\d)")
 _NUMBER = re.compile(r"(?<![\w.,-])\d+(?:\.\d+)?(?![\w-]|[.,]\d)")
@@ -26,7 +26,9 @@ def situation(moment: Moment) -> dict[str, float]:
 
     Names that begin with `#` are quantities, and unknown where they are missing: numbers on the screen, days, and the
     difference of each two of a kind, those a customer said among them. Other names are marks, and mean no where they
-    are missing: words on the screen, words of customers, what was done.
+    are missing: words on the screen, cells of a table, whether a customer named what a place shows, words of customers,
+    what was done. What screens left behind showed last goes by `was:`: procedures decide on one screen what is entered
+    on the next.
     """
     found: dict[str, float] = {
         f"by={moment.session.operator[:8]}": 1.0,
@@ -42,6 +44,7 @@ def situation(moment: Moment) -> dict[str, float]:
     for head in moment.heads:
         name = f"#done={'/'.join(head)}"
         found[name] = found.get(name, 0.0) + 1.0
+    said = " ".join([spoken(text) for text in moment.customer])
     numbers: dict[str, float] = {}
     days: dict[str, float] = {}
     for place, value in moment.state.values.items():
@@ -50,11 +53,18 @@ def situation(moment: Moment) -> dict[str, float]:
             numbers[place] = number
         elif day is not None:
             days[place] = day
-        elif len(str(value)) <= _LONGEST:
-            found[f"{place}={value}"] = 1.0
+        else:
+            found.update(_marks(place, str(value), said))
     for place, value in moment.shown.items():
-        if place not in moment.state.values and (day := _quantity(value)[1]) is not None:
+        if place in moment.state.values:
+            continue
+        number, day = _quantity(value)
+        if number is not None:
+            found[f"#was:{place}"] = number
+        elif day is not None:
             days[place] = day
+        else:
+            found.update(_marks(f"was:{place}", str(value), said))
     numbers.update(_said("said", moment.customer, _numbers))
     days.update(_said("said_day", moment.customer, _days))
     for kind in (numbers, days):
@@ -67,6 +77,20 @@ def situation(moment: Moment) -> dict[str, float]:
                 if not word.isdigit():
                     found[f"{place}:{word}"] = 1.0
     return found
+
+
+def _marks(place: str, text: str, said: str) -> Iterator[tuple[str, float]]:
+    """Yield what words in a place tell: of a table row its cells, else the words and whether a customer named them."""
+    if SEPARATOR in text:
+        table = place.partition(".")[0]
+        for cell in text.split(SEPARATOR):
+            if _read(cell) == (None, None):
+                yield f"{table} has {cell}", 1.0
+        return
+    if len(text) <= _LONGEST:
+        yield f"{place}={text}", 1.0
+        if spoken(text) in said:
+            yield f"said {place}", 1.0
 
 
 def _quantity(value: Arg) -> tuple[float | None, float | None]:

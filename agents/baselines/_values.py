@@ -39,6 +39,12 @@ def words(text: str) -> Words:
     return tuple(_TOKEN.findall(text))
 
 
+@functools.lru_cache(maxsize=65536)
+def spoken(text: str) -> str:
+    """Return the words and numbers of a text with a space around each: texts that name it contain what this returns."""
+    return f" {' '.join(words(text))} "
+
+
 def value_key(value: Any) -> str | None:
     """Return a hashable canonical form of an argument, `None` if it holds nothing."""
     canonical = normalize_value(value)

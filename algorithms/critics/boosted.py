@@ -128,6 +128,7 @@ def grow(rows: Sequence[dict[str, float]], labels: NDArray[np.bool_], config: Bo
         "colsample_bytree": config.columns,
         "subsample": config.rows,
         "subsample_freq": 1,
+        "n_jobs": 1,  # as in `baselines.trees`
         "deterministic": True,
         "force_row_wise": True,
         "verbose": -1,

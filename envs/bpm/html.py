@@ -33,13 +33,10 @@ from typing import Any, Literal
 import msgspec
 
 from handrail.envs.bpm.domain import Domain
-from handrail.envs.schema import Arg, Control, ControlKind, Event, Message, UIState
+from handrail.envs.schema import SEPARATOR, Arg, Control, ControlKind, Event, Message, UIState
 
 GENERATOR = "handrail-desk"
 """What the page's `<meta name="generator">` says; pages that say so are read exactly, others by heuristics."""
-
-SEPARATOR = " · "
-"""Between the cells of a table row in its value."""
 
 INPUTS: frozenset[ControlKind] = frozenset({"text", "number", "select", "checkbox"})
 """Kinds of control that hold a value."""

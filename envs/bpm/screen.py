@@ -19,7 +19,7 @@ from handrail.envs.bpm.expressions import OPERATIONS, Compiled, explain, text_of
 from handrail.envs.bpm.ground import Ground, Record
 from handrail.envs.bpm.program import CompiledForm, CompiledScreen, CompiledTable, Program
 from handrail.envs.normalize import normalize_text
-from handrail.envs.schema import Control
+from handrail.envs.schema import SEPARATOR, Control
 
 CLOSE = "close:"
 """Prefix of the buttons that close the case."""
@@ -128,7 +128,7 @@ class Layout:
                 row = record.values
                 key = text_of(row[table.key])
                 options.append(key)
-                values[prefix + key] = " · ".join([text_of(row[column]) for column in table.columns])
+                values[prefix + key] = SEPARATOR.join([text_of(row[column]) for column in table.columns])
             keys = (*keys, tuple(options))
         case = {f"case.{field}": held for field, held in ground.case.items() if held is not None and held != ""}
         fast = plan, procedure, keys, pressed, missing

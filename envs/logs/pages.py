@@ -30,8 +30,8 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from handrail.envs.bpm.html import GENERATOR, INPUTS, SEPARATOR, readable
-from handrail.envs.schema import Arg, Control, ControlKind, UIState
+from handrail.envs.bpm.html import GENERATOR, INPUTS, readable
+from handrail.envs.schema import SEPARATOR, Arg, Control, ControlKind, UIState
 
 TEXT_LENGTH = 2000
 """The most characters of running text that the state of a foreign page holds."""

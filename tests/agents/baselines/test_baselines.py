@@ -15,6 +15,7 @@ from strategies import sessions as any_session
 from handrail.agents.baselines._arguments import ArgumentFiller
 from handrail.agents.baselines._moments import Moment, Watch, moments, moments_at
 from handrail.agents.baselines._situation import situation
+from handrail.agents.baselines.trees import telling
 from handrail.agents.decoding import Suggestion
 from handrail.envs import registry
 from handrail.envs.bpm.load import names
@@ -529,3 +530,87 @@ def test_a_situation_has_quantities_their_differences_words_and_what_was_done() 
     marks = {name for name in found if not name.startswith("#")}
     assert {"by=worker_l", "kind=joint", "kind=customer", "last1=click/look", "new:no", "last:no", "any:need"} <= marks
     assert not marks & {"last:need", "kind=80", "new:60"}
+
+
+def test_a_situation_keeps_what_screens_left_behind_showed_and_what_of_it_was_said() -> None:
+    bills = {"bill_list.R-1": "2025-02-18 · 139.87 · overdue", "bill_list.R-2": "2025-03-18 · 20.00 · paid"}
+    one = Session("s", "hand", "unblock", "w1", steps=(
+        Step(0, UIState("line", "", (), {"line.plan": "Flex M", "line.gb": 20}), (), Action("navigate", "bills")),
+        Step(1, UIState("bills", "", (), bills), (Message("customer", "to flex m!"),), Action("navigate", "pay")),
+        Step(2, UIState("pay", "", (), {"pay.way": "transfer"}), (Message("customer", "Flexi M"),), reply("pay")),
+    ))  # fmt: skip
+    first, second, third = (dict(situation(moment)) for moment, _ in moments(one))
+    assert first["line.plan=Flex M"] == 1.0
+    assert "said line.plan" not in first
+    assert {"bill_list has overdue", "bill_list has paid", "was:line.plan=Flex M", "said was:line.plan"} <= set(second)
+    assert second["#was:line.gb"] == 20.0
+    assert not any("139" in name or "R-1" in name for name in second)
+    assert {"was:bill_list has overdue", "was:line.plan=Flex M", "pay.way=transfer"} <= set(third)
+
+
+def posted(number: int, days: int, way: str) -> Session:
+    """An operator enters the branch for those who moved lately; what was entered most is no help."""
+    controls = (Control("order.delivery", "select", options=("post", "branch")),)
+    shown = UIState("delivery", "order", controls, {"customer.days": days})
+    action = Action("set_field", "order.delivery", {"value": way})
+    return Session(f"p{number}", "hand", "order", "w1", steps=(Step(0, shown, (), action),))
+
+
+def test_trees_tell_which_option_is_entered() -> None:
+    rng = np.random.default_rng(5)
+    days = rng.integers(1, 100, size=400)
+    baseline = build("trees")
+    baseline.fit([posted(n, int(one), "branch" if one < 30 else "post") for n, one in enumerate(days[:300])], 0)
+    asked = [posted(n, int(one), "post") for n, one in enumerate(days[300:])]
+    made = [one.action.args["value"] for one in baseline.suggest(asked)]
+    assert (
+        np.mean([way == ("branch" if one < 30 else "post") for way, one in zip(made, days[300:], strict=True)]) > 0.95
+    )
+    moment, _ = next(moments(posted(0, 10, "post")))
+    (offer,) = offers(moment.state.controls)
+    chances = [baseline.chances(moment, offer, {"value": way})[0] for way in ("post", "branch", "pigeon")]
+    assert chances[0] + chances[1] == pytest.approx(1.0)
+    assert chances[1] > 0.9
+    assert chances[2] == 0.0
+    assert baseline.fill(moment, offer) == ({"value": "branch"}, [chances[1]])
+
+
+def chosen(number: int, overdue: int, rng: np.random.Generator) -> Session:
+    """Of three bills the overdue one is opened; nobody says which."""
+    keys = tuple(f"R-{number}{n}" for n in range(3))
+    states = ["overdue" if n == overdue else "paid" for n in range(3)]
+    values = {
+        f"bills.{key}": f"2025-0{rng.integers(1, 9)}-1{n} · {rng.integers(9)}.50 · {state}"
+        for n, (key, state) in enumerate(zip(keys, states, strict=True))
+    }
+    shown = UIState("bills", "pay", (Control("bills", "table", options=keys),), values)
+    action = Action("select_item", "bills", {"item": keys[overdue]})
+    return Session(f"b{number}", "hand", "pay", "w1", steps=(Step(0, shown, (), action),))
+
+
+@pytest.mark.parametrize("name", ["backoff", "trees"])
+def test_baselines_choose_the_row_with_the_cells_that_are_usually_chosen(name: str) -> None:
+    rng = np.random.default_rng(7)
+    drawn = [chosen(n, int(rng.integers(3)), rng) for n in range(60)]
+    baseline = build(name)
+    baseline.fit(drawn[:40], 0)
+    made = baseline.suggest(drawn[40:])
+    assert [one.action for one in made] == [s.steps[0].action for s in drawn[40:]]
+
+
+def test_features_that_tell_most_are_kept() -> None:
+    """Twelve rows; `telling` goes with the label, `even` with neither; quantities get up to half of the places."""
+    labels = np.array([0] * 6 + [1] * 6)
+    rows = [
+        {
+            "#often": 1.0,
+            **({"#seldom": 1.0} if n % 3 else {}),
+            **({"telling": 1.0} if label else {}),
+            **({"even": 1.0} if n % 2 else {}),
+            **({"rare": 1.0} if n == 0 else {}),
+        }
+        for n, label in enumerate(labels)
+    ]
+    assert telling(rows, labels, 2, 2) == {"#often": 0, "telling": 1}
+    assert telling(rows, labels, 4, 2) == {"#often": 0, "#seldom": 1, "even": 2, "telling": 3}
+    assert set(telling(rows, labels, 9, 1)) == {"#often", "#seldom", "even", "rare", "telling"}
