@@ -8,7 +8,9 @@ with the highest weighted sum of log-probabilities is suggested:
     score(a) = w_policy log p(a) + w_head log q(head of a) + w_fields sum_f log q_f(value of f in a)
 
 with p the policy's, q the baseline's and q_f the filler's probabilities: a product of experts (Hinton 2002) whose
-weights are those of a conditional logit (McFadden 1974), fitted on sessions that neither learned from.
+weights are those of a conditional logit (McFadden 1974), fitted on sessions that neither learned from. The part of
+log p(a) below `_PLAUSIBLE` has a weight of its own: the policy knows well what cannot be done, and among what can the
+baseline often knows better.
 """
 
 from __future__ import annotations
@@ -42,6 +44,12 @@ _SWAPS = 2
 _UNHEARD = 0.02
 """Chance of a field value the filler did not think of."""
 
+WEIGHTS = ("policy", "ruled_out", "head", "fields")
+"""Names of the weights, in order."""
+
+_PLAUSIBLE = -3.0
+"""Log-probability below which the policy rather rules an action out."""
+
 _RULED_OUT = -8.0
 """Log-probabilities of the policy are cut here: how firmly it rules an action out depends on its length above all."""
 
@@ -73,7 +81,7 @@ class Reranker:
     Args:
         decoder: the policy's.
         baseline: fitted on the sessions the policy learned from.
-        weights: of policy, head and fields, each >= 0; `None` until `fit`.
+        weights: as named by `WEIGHTS`, each >= 0; `None` until `fit`.
     """
 
     def __init__(self, decoder: Decoder, baseline: HeadBaseline, weights: Sequence[float] | None = None) -> None:
@@ -91,7 +99,7 @@ class Reranker:
             progress: wraps the iteration over passes.
 
         Returns:
-            The weights of policy, head and fields, shape (3,).
+            The weights, as named by `WEIGHTS`, shape (4,).
 
         Raises:
             HandrailError: at no step does the log's action stand among several candidates.
@@ -106,7 +114,7 @@ class Reranker:
             logged = known[one.suggestion.session_id].steps[one.suggestion.step].action
             right = [n for n, action in enumerate(one.actions) if same_action(action, logged)]
             if right and len(one.actions) > 1:
-                choices.append((_cut(matrix), right[0]))
+                choices.append((_evidence(matrix), right[0]))
         if not choices:
             raise HandrailError(
                 f"rerank: in {len(sessions)} sessions the logged action is never one of several candidates, so there "
@@ -116,7 +124,7 @@ class Reranker:
         def loss(weights: NDArray[np.float64]) -> float:
             return sum(_log_share(matrix @ weights, right) for matrix, right in choices) / len(choices)
 
-        found = minimize(loss, np.array([0.5, 0.5, 0.5]), method="L-BFGS-B", bounds=[(0.0, 4.0)] * 3)
+        found = minimize(loss, np.full(len(WEIGHTS), 0.5), method="L-BFGS-B", bounds=[(0.0, 4.0)] * len(WEIGHTS))
         weights: NDArray[np.float64] = np.asarray(found.x, dtype=np.float64)
         self.weights = weights
         return weights
@@ -157,7 +165,7 @@ class Reranker:
         """
         if self.weights is None:
             raise HandrailError("rerank: the weights are not fitted; call fit first")
-        return int((_cut(features) @ self.weights).argmax())
+        return int((_evidence(features) @ self.weights).argmax())
 
     def candidates(self, sessions: Sequence[Session], suggestions: Sequence[Suggestion]) -> list[Candidates]:
         """Return the candidates of each suggestion, in the order given."""
@@ -252,9 +260,18 @@ def _has_fields(offer: Offer) -> bool:
     return offer.tool == "submit_form" or takes_one_value(offer)
 
 
-def _cut(features: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return features with the policy's log-probabilities no lower than what it rules out."""
-    return np.column_stack([np.maximum(features[:, 0], _RULED_OUT), features[:, 1:]])
+def _evidence(features: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what is weighed: of the policy's log-probabilities what is above and below plausible, and the experts'.
+
+    Args:
+        features: log-probabilities of policy, head and fields, shape (n, 3).
+
+    Returns:
+        Shape (n, 4).
+    """
+    own = features[:, 0]
+    above, below = np.maximum(own, _PLAUSIBLE), np.clip(own, _RULED_OUT, _PLAUSIBLE) - _PLAUSIBLE
+    return np.column_stack([above, below, features[:, 1:]])
 
 
 def _by_field(offer: Offer, action: Action) -> dict[str, Any]:

@@ -56,8 +56,6 @@ TABLES = {
 }
 """Source of verdicts -> the file of its decision table."""
 
-WEIGHTS = ("policy", "head", "fields")
-"""Names of the experts that reranking weighs."""
 
 _HELD_OUT = ("calibration", "test")
 
@@ -174,7 +172,7 @@ class Study:
         Args:
             alone: the policy's suggestions, those of that split among them.
         """
-        from handrail.agents.rerank import Reranker
+        from handrail.agents.rerank import WEIGHTS, Reranker
 
         if self.cfg.rerank is None:
             return
@@ -252,7 +250,7 @@ class Study:
     @cached_property
     def reranker(self) -> Reranker:
         """Policy and second reader, as they were weighed against each other."""
-        from handrail.agents.rerank import Reranker
+        from handrail.agents.rerank import WEIGHTS, Reranker
 
         weights = msgspec.json.decode((self.run.checkpoints / "rerank.json").read_bytes(), type=dict[str, float])
         return Reranker(self.decoder(), self._baseline(self.cfg.rerank), [weights[name] for name in WEIGHTS])

@@ -85,14 +85,27 @@ def test_likely_heads_of_the_baseline_are_candidates(reranker: Reranker) -> None
 def test_weights_decide_who_is_heard(reranker: Reranker) -> None:
     session, own = replace_id(booking("Chase", "Tuesday", 0)), suggestion(Action("send_reply", "hello"))
     baselines_choice = Action("submit_form", "book", {"Name": "John", "Day": "Monday"})
-    alone = Reranker(reranker.decoder, reranker.baseline, [1.0, 0.0, 0.0]).rerank([session], [own])
-    head = Reranker(reranker.decoder, reranker.baseline, [0.0, 1.0, 0.0]).rerank([session], [own])
+    alone = Reranker(reranker.decoder, reranker.baseline, [1.0, 1.0, 0.0, 0.0]).rerank([session], [own])
+    head = Reranker(reranker.decoder, reranker.baseline, [0.0, 0.0, 1.0, 0.0]).rerank([session], [own])
     assert [replace(one, second=0.0) for one in alone] == [own]
     assert alone[0].second == pytest.approx(np.log(1e-6)), "nobody ever said hello, and a greeting has no fields"
     assert np.log(0.5) < head[0].second <= 0, "always done, and always with these values"
     assert head[0].action == baselines_choice
     assert (head[0].session_id, head[0].step) == ("new", 0)
     assert head[0].log_probability != own.log_probability, "it is the policy's confidence in the chosen action"
+
+
+def test_what_the_policy_rules_out_is_weighed_by_itself(reranker: Reranker) -> None:
+    """Of log-probabilities -1, -5 and -20 the parts above -3 are -1, -3, -3; those from there down to -8 0, -2, -5."""
+    features = np.array([[-1.0, -4.0, 0.0], [-5.0, -0.1, 0.0], [-20.0, 0.0, 0.0]])
+
+    def best(policy: float, ruled_out: float, head: float) -> int:
+        return Reranker(reranker.decoder, reranker.baseline, [policy, ruled_out, head, 0.0]).best(features)
+
+    assert best(1.0, 0.0, 0.0) == 0
+    assert best(0.1, 0.0, 1.0) == 2, "-4.1, -0.4 and -0.3"
+    assert best(0.1, 0.1, 1.0) == 1, "-4.1, -0.6 and -0.8"
+    assert best(0.1, 10.0, 1.0) == 0
 
 
 def test_fitting_finds_out_who_is_right() -> None:

@@ -30,7 +30,7 @@ def parts() -> tuple[Any, Any, list[Session]]:
     return policy, baseline, sessions[:3]
 
 
-@pytest.mark.parametrize("weights", [(0.3, 1.0, 0.5), (1.0, 0.2, 0.0)])
+@pytest.mark.parametrize("weights", [(0.3, 0.6, 1.0, 0.5), (1.0, 1.0, 0.2, 0.0)])
 def test_suggestions_equal_those_on_the_finished_sessions(
     parts: tuple[Any, Any, list[Session]], weights: tuple[float, ...]
 ) -> None:
@@ -50,7 +50,7 @@ def test_a_baseline_of_no_weight_changes_nothing(parts: tuple[Any, Any, list[Ses
     policy, baseline, sessions = parts
     plain = follow(Desk(policy), sessions, range(len(sessions)))
     reranked = follow(
-        RerankedDesk(Reranker(Decoder(policy), baseline, (1.0, 0.0, 0.0))), sessions, range(len(sessions))
+        RerankedDesk(Reranker(Decoder(policy), baseline, (1.0, 1.0, 0.0, 0.0))), sessions, range(len(sessions))
     )
     for one, other in zip(plain, reranked, strict=True):
         if one.action != other.action:
@@ -61,7 +61,7 @@ def test_a_baseline_of_no_weight_changes_nothing(parts: tuple[Any, Any, list[Ses
 
 def test_a_finished_session_is_forgotten(parts: tuple[Any, Any, list[Session]]) -> None:
     policy, baseline, _ = parts
-    desk = RerankedDesk(Reranker(Decoder(policy), baseline, (1.0, 1.0, 1.0)))
+    desk = RerankedDesk(Reranker(Decoder(policy), baseline, (1.0, 1.0, 1.0, 1.0)))
     desk.begin("x")
     desk.finish("x")
     desk.begin("x")
