@@ -6,7 +6,7 @@ The candidates for a value are
   other has; in inputs that are typed into, what recurs in training data, or whatever has the shape of values there
   (`C-383368` has that of `C-517296`);
 - `described`: the row whose text on the screen has the most words in common with the customer's messages;
-- `usual`: the row whose cells rows chosen in training data most often had (an overdue bill, the card in use);
+- `usual`: the first row whose cells rows chosen in training data most often had (an overdue bill, the line's ticket);
 - `shown`: what the screen shows in the place that most often held the value in training data;
 - `first`: the first option or row;
 - `frequent`: the most frequent value of training data, given procedure and last action.
@@ -23,6 +23,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 from handrail.agents.baselines._moments import Head, Moment, head_of
+from handrail.agents.baselines._situation import is_quantity, owners_of
 from handrail.agents.baselines._values import RECURS, Field, Sources, Words, find, option_phrases, value_key, words
 from handrail.envs.offers import Offer, offers
 from handrail.envs.schema import SEPARATOR, Action, Arg, Control
@@ -32,6 +33,9 @@ _ALONE = r"(?<![\w-])(?<!\d[.,])(?:%s)(?![\w-]|[.,]\d)"
 """Not a part of a longer code, date or number."""
 
 _NUMBER = re.compile(_ALONE % r"\d+(?:,\d{3})*(?:\.\d+)?")
+
+_ALIKE = 0.5
+"""Log-odds by which a row has to be ahead of others for its place in the table not to matter."""
 
 Rows = Mapping[str, Sequence[str]]
 """Row -> its cells."""
@@ -109,7 +113,7 @@ class _Input:
         return self._field.recognise(text)
 
     def usual(self, rows: Rows) -> str | None:
-        """Return the row that is most like those chosen in training data, `None` if no row is ahead of the others."""
+        """Return the first of the rows most like those chosen in training data, `None` if all are alike."""
         weights = {
             row: sum(
                 math.log((self._chosen[cell] + 1) / (self._listed[cell] + 2))
@@ -119,8 +123,8 @@ class _Input:
             for row, cells in rows.items()
         }
         best = max(weights.values(), default=0.0)
-        ahead = [row for row, weight in weights.items() if weight == best]
-        return ahead[0] if len(ahead) == 1 and len(rows) > 1 else None
+        ahead = [row for row, weight in weights.items() if weight > best - _ALIKE]
+        return ahead[0] if len(ahead) < len(rows) else None
 
     def spelling(self, key: str) -> Arg:
         """Return a value as training data spells it."""
@@ -250,11 +254,24 @@ def _entered(moment: Moment, action: Action) -> tuple[Control, Arg] | None:
 
 
 def _rows(moment: Moment, head: Head, rows: tuple[str, ...]) -> Rows:
-    """Return the cells of each row of a table, empty if `head` chooses none."""
+    """Return the cells of each row of a table, empty if `head` chooses none.
+
+    Of what a row belongs to the place is given; quantities are left out. Each procedure has its own reasons to choose
+    a row, so cells carry its name.
+    """
     if head[0] != "select_item":
         return {}
     shown = {row: moment.state.values.get(f"{head[1]}.{row}") for row in rows}
-    return {row: str(text).split(SEPARATOR) for row, text in shown.items() if text is not None}
+    owners = owners_of(moment.state.values)
+    return {
+        row: [
+            f"{moment.procedure}: {f'of {owners[cell]}' if cell in owners else cell}"
+            for cell in str(text).split(SEPARATOR)
+            if not is_quantity(cell)
+        ]
+        for row, text in shown.items()
+        if text is not None
+    }
 
 
 def _described(moment: Moment, head: Head, rows: tuple[str, ...]) -> str | None:

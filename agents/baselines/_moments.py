@@ -27,6 +27,7 @@ class Moment:
         heads: what operators did so far.
         customer: the customer's messages so far.
         heard: how many of them there were when the operator last acted.
+        opened: how many of them there were when the open procedure was opened.
         shown: what each place on the screens acted on so far held when it was last shown.
         operator: the operator's and the system's messages so far.
         results: the back end's answers so far.
@@ -44,6 +45,7 @@ class Moment:
     results: list[Result] = field(default_factory=list)
     submissions: dict[str, list[tuple[dict[str, Arg], int]]] = field(default_factory=dict)
     heard: int = 0
+    opened: int = 0
     shown: dict[str, Arg] = field(default_factory=dict)
 
     @property
@@ -70,6 +72,8 @@ class Moment:
         self.heads.append(head_of(action))
         self.shown.update(self.state.values)
         self.heard = len(self.customer)
+        if action.tool == "open_procedure":
+            self.opened = len(self.customer)
         if action.tool == "submit_form":
             self.submissions.setdefault(action.target, []).append((action.args, len(self.customer)))
 

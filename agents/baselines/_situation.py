@@ -20,15 +20,20 @@ _MOST = 10
 _LONGEST = 40
 """Characters of a value that may be a word of a fixed list."""
 
+_SENTENCE = re.compile(r"[.!?:]+\s")
+_CODE = re.compile(r"(?<![\w-])(?=[\w-]*\d)\w[\w-]*")
+"""Something with a digit in it: numbers of accounts and telephones, days, amounts."""
+
 
 def situation(moment: Moment) -> dict[str, float]:
     """Return what a moment is like, by name.
 
     Names that begin with `#` are quantities, and unknown where they are missing: numbers on the screen, days, and the
     difference of each two of a kind, those a customer said among them. Other names are marks, and mean no where they
-    are missing: words on the screen, cells of a table, whether a customer named what a place shows, words of customers,
-    what was done. What screens left behind showed last goes by `was:`: procedures decide on one screen what is entered
-    on the next.
+    are missing: words on the screen, cells of a table, also of the rows that a customer named and of those that belong
+    to what else is shown, whether a customer named what a place shows, words of customers and the shapes of codes they
+    gave, what was done. What screens left behind showed last goes by `was:`: procedures decide on one screen what is
+    entered on the next.
     """
     found: dict[str, float] = {
         f"by={moment.session.operator[:8]}": 1.0,
@@ -47,6 +52,7 @@ def situation(moment: Moment) -> dict[str, float]:
     said = " ".join([spoken(text) for text in moment.customer])
     numbers: dict[str, float] = {}
     days: dict[str, float] = {}
+    owners = owners_of(moment.state.values)
     for place, value in moment.state.values.items():
         number, day = _quantity(value)
         if number is not None:
@@ -54,7 +60,7 @@ def situation(moment: Moment) -> dict[str, float]:
         elif day is not None:
             days[place] = day
         else:
-            found.update(_marks(place, str(value), said))
+            found.update(_marks(place, str(value), said, owners))
     for place, value in moment.shown.items():
         if place in moment.state.values:
             continue
@@ -64,33 +70,84 @@ def situation(moment: Moment) -> dict[str, float]:
         elif day is not None:
             days[place] = day
         else:
-            found.update(_marks(f"was:{place}", str(value), said))
+            found.update(_marks(f"was:{place}", str(value), said, owners))
     numbers.update(_said("said", moment.customer, _numbers))
     days.update(_said("said_day", moment.customer, _days))
     for kind in (numbers, days):
         found.update(_differences(kind))
     found.update((f"#{place}", value) for place, value in numbers.items())
-    heard = {"new": moment.customer[moment.heard :], "last": moment.customer[-1:], "any": moment.customer}
+    heard = {
+        "new": moment.customer[moment.heard :],
+        "last": moment.customer[-1:],
+        "since": moment.customer[moment.opened :],
+        "any": moment.customer,
+        "end": [_end(text) for text in moment.customer],
+    }
     for place, texts in heard.items():
         for text in texts:
             for word in words(text):
                 if not word.isdigit():
                     found[f"{place}:{word}"] = 1.0
+            for shape in _shapes(text):
+                found[f"{place}~{shape}"] = 1.0
     return found
 
 
-def _marks(place: str, text: str, said: str) -> Iterator[tuple[str, float]]:
-    """Yield what words in a place tell: of a table row its cells, else the words and whether a customer named them."""
+def _marks(place: str, text: str, said: str, owners: Mapping[str, str]) -> Iterator[tuple[str, float]]:
+    """Yield what words in a place tell: of a table row its cells, else the words and whether a customer named them.
+
+    Args:
+        place: where.
+        text: what is there.
+        said: by customers, `spoken`.
+        owners: of `owners_of`.
+    """
     if SEPARATOR in text:
-        table = place.partition(".")[0]
-        for cell in text.split(SEPARATOR):
-            if _read(cell) == (None, None):
-                yield f"{table} has {cell}", 1.0
+        table, _, row = place.partition(".")
+        cells = text.split(SEPARATOR)
+        rows = [table]
+        if spoken(row) in said:
+            rows.append(f"named {table}")
+            yield f"named {table}", 1.0
+        rows.extend(f"{table} of {owners[cell]}" for cell in cells if cell in owners)
+        for cell in cells:
+            if cell not in owners and not is_quantity(cell):
+                for name in rows:
+                    yield f"{name} has {cell}", 1.0
         return
     if len(text) <= _LONGEST:
         yield f"{place}={text}", 1.0
         if spoken(text) in said:
             yield f"said {place}", 1.0
+
+
+def owners_of(values: Mapping[str, Arg]) -> dict[str, str]:
+    """Return code -> place, of the codes that the screen shows outside of tables: what rows may belong to."""
+    return {
+        value: place
+        for place, value in values.items()
+        if isinstance(value, str) and _CODE.fullmatch(value) and not is_quantity(value)
+    }
+
+
+@functools.lru_cache(maxsize=65536)
+def _end(text: str) -> str:
+    """Return the last sentence of a text: whoever corrects what they said does it there."""
+    return next((part for part in reversed(_SENTENCE.split(text)) if words(part)), "")
+
+
+@functools.lru_cache(maxsize=65536)
+def _shapes(text: str) -> tuple[str, ...]:
+    """Return how the codes in a text are built: digits as `0`, letters as `a`."""
+    return tuple(
+        "".join("0" if sign.isdigit() else "a" if sign.isalpha() else sign for sign in code)
+        for code in _CODE.findall(text)
+    )
+
+
+def is_quantity(text: str) -> bool:
+    """Tell whether a text is a number or a day."""
+    return _read(text) != (None, None)
 
 
 def _quantity(value: Arg) -> tuple[float | None, float | None]:
