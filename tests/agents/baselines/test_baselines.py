@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -447,7 +448,15 @@ def test_learns_from_real_logs(star_root, name: str, floor: float) -> None:
 def gathered(moment: Moment) -> tuple[object, ...]:
     one = moment.session
     known = (one.id, one.issue, one.operator, one.brief, moment.index, moment.state, moment.kind, moment.heads)
-    heard = moment.customer, moment.operator, moment.results, moment.submissions, moment.heard, moment.shown
+    heard = (
+        moment.customer,
+        moment.operator,
+        moment.results,
+        moment.submissions,
+        moment.heard,
+        moment.shown,
+        moment.opened,
+    )
     return copy.deepcopy((*known, *heard))
 
 
@@ -548,6 +557,36 @@ def test_a_situation_keeps_what_screens_left_behind_showed_and_what_of_it_was_sa
     assert {"was:bill_list has overdue", "was:line.plan=Flex M", "pay.way=transfer"} <= set(third)
 
 
+def test_a_situation_tells_rows_that_are_named_or_belong_and_how_messages_are_built() -> None:
+    tickets = {
+        "home.number": "H-06779",
+        "home.since": "2020-01-31",
+        "tickets.T-5": "H-88469 · slow · closed",
+        "tickets.T-6": "H-06779 · drops · 2 · open",
+    }
+    opened = Action("open_procedure", "fault")
+    one = Session("s", "hand", "fault", "w1", steps=(
+        Step(0, UIState("home", "", (), {}), (Message("customer", "No internet. My line is H-06779"),), opened),
+        Step(
+            1,
+            UIState("faults", "", (), tickets),
+            (Message("customer", "It drops, ticket T-5 I think. I mean: it is slow!"),),
+            reply("wait"),
+        ),
+    ))  # fmt: skip
+    first, second = (dict(situation(moment)) for moment, _ in moments(one))
+    assert {"any~a-00000", "end:line", "since:internet"} <= set(first)
+    assert "end:no" not in first
+    expected = {
+        "tickets has slow", "tickets has closed", "tickets has drops", "tickets has open",
+        "named tickets", "named tickets has slow", "named tickets has closed", "tickets has H-88469",
+        "named tickets has H-88469", "tickets of home.number has drops", "tickets of home.number has open",
+    }  # fmt: skip
+    assert {name for name in second if name.startswith(("tickets", "named"))} == expected
+    assert {"said home.number", "new~a-0", "end:slow", "since:drops", "any:internet"} <= set(second)
+    assert not {"end:ticket", "since:internet", "new~a-00000"} & set(second)
+
+
 def posted(number: int, days: int, way: str) -> Session:
     """An operator enters the branch for those who moved lately; what was entered most is no help."""
     controls = (Control("order.delivery", "select", options=("post", "branch")),)
@@ -596,6 +635,30 @@ def test_baselines_choose_the_row_with_the_cells_that_are_usually_chosen(name: s
     baseline.fit(drawn[:40], 0)
     made = baseline.suggest(drawn[40:])
     assert [one.action for one in made] == [s.steps[0].action for s in drawn[40:]]
+
+
+@pytest.mark.parametrize(("last", "row"), [("paid", "R-2"), ("overdue", "R-2"), ("open", "R-1")])
+def test_of_rows_alike_the_first_is_chosen_by_what_the_procedure_goes_by(last: str, row: str) -> None:
+    """One procedure goes by bills that are overdue, the other by those that are open; days tell nothing."""
+    procedure, wanted = ("refund", "open") if last == "open" else ("remind", "overdue")
+
+    def listed(number: int, states: Sequence[str], wanted: str, procedure: str) -> Session:
+        keys = tuple(f"R-{n + 1}" for n in range(len(states)))
+        values = {
+            f"bills.{key}": f"2025-03-1{n} · {state}" for n, (key, state) in enumerate(zip(keys, states, strict=True))
+        }
+        shown = UIState("bills", procedure, (Control("bills", "table", options=keys),), values)
+        action = Action("select_item", "bills", {"item": keys[states.index(wanted)]})
+        return Session(f"b{number}", "hand", procedure, "w1", steps=(Step(0, shown, (), action),))
+
+    drawn = [listed(n, ["open", "paid", "overdue"], "overdue", "remind") for n in range(20)]
+    drawn += [listed(n, ["paid", "overdue", "open"], "open", "refund") for n in range(20, 40)]
+    drawn += [listed(n, ["paid", "overdue", "overdue"], "overdue", "remind") for n in range(40, 45)]
+    baseline = build("backoff")
+    baseline.fit(drawn, 0)
+    states = ["open", "overdue", last] if procedure == "remind" else ["open", "overdue", "open"]
+    (made,) = baseline.suggest([listed(99, states, wanted, procedure)])
+    assert made.action.args["item"] == row
 
 
 def test_features_that_tell_most_are_kept() -> None:
