@@ -44,7 +44,16 @@ LEVEL = 0.95
 MAX_METRICS = 24
 
 SEED = "seed"
-_SAME_RESULT = ("resume", "threads", "ray", "logger", "tracking", "experiment.question", "simulate.workers")
+_SAME_RESULT = (
+    "resume",
+    "threads",
+    "ray",
+    "logger",
+    "tracking",
+    "experiment.question",
+    "simulate.workers",
+    "online.workers",
+)
 """Keys, with all below them, that leave a result as it is."""
 
 _TRACES = ("config.yaml", "provenance.json", "metrics.json", "log.txt")

@@ -195,17 +195,20 @@ class OnlineConfig:
     Attributes:
         cases: that every arm works.
         slots: cases that are worked at once.
+        workers: processes that work the cases of feedback and arms; `None` for one a core, or one if the policy is on
+            a GPU. The sessions are the same.
         success_margin: how much lower than that of operators alone success may be, at most.
         violation_margin: how much higher violations may be.
     """
 
     cases: int = 2000
     slots: int = 64
+    workers: int | None = None
     success_margin: float = 0.01
     violation_margin: float = 0.005
 
     def __post_init__(self) -> None:
-        _at_least_one("online", self, "cases", "slots")
+        _at_least_one("online", self, "cases", "slots", *(["workers"] if self.workers is not None else []))
         for name in ("success_margin", "violation_margin"):
             if not 0 <= getattr(self, name) < 1:
                 raise HandrailError(f"online.{name}={getattr(self, name)}: expected a difference of rates in [0, 1)")

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -37,6 +38,7 @@ from handrail.experiments.cluster.config import RayConfig
 from handrail.experiments.configs import build
 from handrail.experiments.online import COPILOT, HUMAN, SELECTIVE
 from handrail.experiments.studies import bpm, star
+from handrail.experiments.workers import Workers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,6 +58,26 @@ _PART = 250
 
 _LOOP, _FEEDBACK, _ONLINE, _ADJUDICATED = 1, 2, 3, 4
 _MILLION = 1_000_000
+
+
+class _Part(NamedTuple):
+    """Cases that are worked together, under one rule.
+
+    Attributes:
+        path: where their sessions are kept.
+        rule: who acts.
+        critic: that scores suggestions, if any.
+        first: seed of the first case.
+        cases: how many.
+        staff: who works them, `staff` or `adjudicators`.
+    """
+
+    path: Path
+    rule: Rule
+    critic: str | None
+    first: int
+    cases: int
+    staff: str
 
 
 class Study(bpm.Study):
@@ -145,7 +167,7 @@ class Study(bpm.Study):
             ("reviewing", FEEDBACK, _FEEDBACK, learn),
             ("adjudicating", ADJUDICATED, _ADJUDICATED, options.sessions - learn),
         ):
-            staff = self.staff if stage == _FEEDBACK else self.adjudicators
+            staff = "staff" if stage == _FEEDBACK else "adjudicators"
             merge(self.play(what, supervised(), None, stage, count, staff), self.run.file(file))
 
     def fit_feedback_critics(self) -> None:
@@ -211,7 +233,7 @@ class Study(bpm.Study):
                 rules[name] = Selective(self.gate(method), self.proxies[method], self.shown(method)), None
         for name, (rule, critic) in rules.items():
             started = time.monotonic()
-            parts = self.play(name, rule, critic, _ONLINE, cfg.cases, self.staff)
+            parts = self.play(name, rule, critic, _ONLINE, cfg.cases, "staff")
             merge(parts, self.run.file(ARMS) / f"{name}.parquet")
             self.run.log.info("arm %s: %d sessions in %.0f s", name, cfg.cases, time.monotonic() - started)
 
@@ -340,33 +362,59 @@ class Study(bpm.Study):
         splits = {"calibration": self.feedback["calibrate"]}
         return offline.verdict_frame(splits, cases, scores).assign(right=truths(cases))
 
-    def play(self, what: str, rule: Rule, critic: str | None, stage: int, count: int, staff: Staff) -> list[Path]:
-        """Work the cases of a stage under a rule, part by part; parts that are on disk are not worked again."""
-        from handrail.agents.rollout import Reset, rollout
-        from handrail.agents.runtime import Runtime
+    def play(self, what: str, rule: Rule, critic: str | None, stage: int, count: int, staff: str) -> list[Path]:
+        """Work the cases of a stage under a rule, part by part; parts that are on disk are not worked again.
+
+        Args:
+            what: names the parts.
+            rule: who acts.
+            critic: that scores suggestions, if any.
+            stage: whose cases.
+            count: of cases.
+            staff: `staff` or `adjudicators`.
+        """
+        from tqdm import tqdm
 
         folder = self.run.file("parts") / what
         folder.mkdir(parents=True, exist_ok=True)
-        cases = self.cases(stage, count)
-        paths = []
-        bar = bpm._bar(what, count)(cases.resets())
-        progress = iter(bar)
-        for first in range(0, count, _PART):
-            numbers = range(first, min(first + _PART, count))
-            paths.append(folder / f"{first:09d}{PART_SUFFIX}")
-            if paths[-1].exists():
-                for _ in numbers:
-                    next(progress)
-                continue
-            desk = self.desk() if rule.suggests else None
-            runtime = Runtime(staff, rule, desk, None if critic is None else self.critic(critic))
-            resets = [Reset(cases.first + number) for number in numbers]
-            with SessionWriter(paths[-1], row_group=1 << 30) as writer:
-                for played in rollout(cases.make, runtime, resets, cases.slots):
-                    writer.write(runtime.told(played))
-                    next(progress)
-        bar.close()
-        return paths
+        parts = [
+            _Part(
+                folder / f"{first:09d}{PART_SUFFIX}",
+                rule,
+                critic,
+                self.first_seed(stage) + first,
+                min(_PART, count - first),
+                staff,
+            )
+            for first in range(0, count, _PART)
+        ]
+        todo = [part for part in parts if not part.path.exists()]
+        with tqdm(desc=what, total=count, unit="case", leave=False) as bar:
+            bar.update(count - sum(part.cases for part in todo))
+            for part in self.workers.each(todo):
+                bar.update(part.cases)
+        return [part.path for part in parts]
+
+    def work(self, part: _Part) -> None:
+        """Work the cases of a part and keep their sessions."""
+        from handrail.agents.rollout import Reset, rollout
+        from handrail.agents.runtime import Runtime
+
+        desk = self.desk() if part.rule.suggests else None
+        critic = None if part.critic is None else self.critic(part.critic)
+        runtime = Runtime(getattr(self, part.staff), part.rule, desk, critic)
+        resets = [Reset(part.first + number) for number in range(part.cases)]
+        with SessionWriter(part.path, row_group=1 << 30) as writer:
+            for played in rollout(self.cases(0, 0).make, runtime, resets, self.cfg.online.slots):
+                writer.write(runtime.told(played))
+
+    @cached_property
+    def workers(self) -> Workers[_Part]:
+        """Who works the parts of a stage."""
+        import torch
+
+        count = self.cfg.online.workers or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
+        return Workers(int(count), partial(_worker, self.run.path), self.work)
 
     def _calibrated(self, rng: np.random.Generator) -> dict[str, float]:
         """Return what the adjudicated sessions say of policy and critics, which have not learned from them."""
@@ -451,6 +499,14 @@ def _finite(fields: dict[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
 
 
+def _worker(path: Path) -> Callable[[_Part], None]:
+    """Return what works parts of a run in a process of its own."""
+    from handrail.experiments.rundir import RunDirectory
+
+    run = RunDirectory.open(path)
+    return Study(run.config, run).work
+
+
 def run(cfg: DictConfig, run: RunDirectory) -> None:
     """Run the whole path, from a desk nobody has worked at to the three arms."""
     study = Study(cfg, run)
@@ -463,8 +519,9 @@ def run(cfg: DictConfig, run: RunDirectory) -> None:
     study.stage("rerank", study.weigh)
     study.stage("held_out", study.judge_policy)
     study.stage("closed_loop", study.work_alone)
-    study.stage("feedback", study.collect_feedback)
-    study.stage("critic", study.fit_feedback_critics)
-    study.stage("certify", study.certify)
-    study.stage("online", study.test_online)
+    with study.workers:
+        study.stage("feedback", study.collect_feedback)
+        study.stage("critic", study.fit_feedback_critics)
+        study.stage("certify", study.certify)
+        study.stage("online", study.test_online)
     study.tell()

@@ -225,6 +225,7 @@ def test_values_of_the_kind_of_their_default_pass(hydra: None, override: str) ->
         ("policy.heads=5", r"policy\.hidden_size=128, policy\.heads=5: expected a hidden size that is a multiple"),
         ("+simulate.session=5", r"unknown option simulate\.session; did you mean sessions"),
         ("simulate.workers=0", r"simulate\.workers=0: expected at least 1"),
+        ("online.workers=0", r"online\.workers=0: expected at least 1"),
         ("data.max_sessions=0", r"data\.max_sessions=0: expected at least 1"),
         ("data.splits.test=none", r"data\.splits\.test='none': expected a number"),
         ("data.splits.test=0", r"data\.splits=.*: expected shares above 0 that sum to at most 1"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,27 @@ def test_a_lost_part_of_an_arm_is_worked_again_and_nothing_else(finished: RunDir
     part.unlink()
     assert cli.main(["run", "experiment=online_ab", f"resume={finished.path}"]) == 0
     assert {name: finished.file(name).read_bytes() for name in before} == before
+
+
+@pytest.mark.slow
+def test_parts_worked_by_two_processes_are_the_same(
+    finished: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished.path, folder)
+    shutil.rmtree(folder / "parts")
+    stages = json.loads((folder / "stages.json").read_text())
+    for name in ("feedback", "critic", "certify", "online"):
+        del stages[name]
+    (folder / "stages.json").write_text(json.dumps(stages))
+    config = (folder / "config.yaml").read_text()
+    assert "  workers: null" in config
+    (folder / "config.yaml").write_text(config.replace("  workers: null", "  workers: 2"))
+    monkeypatch.setattr(online_ab, "_PART", 3)
+    assert cli.main(["run", "experiment=online_ab", f"resume={folder}"]) == 0
+    again = RunDirectory.open(folder)
+    assert len(list((folder / "parts" / "selective").glob("*"))) == 3
+    assert again.metrics == finished.metrics
 
 
 def test_a_run_stopped_anywhere_ends_like_one_that_was_not(
