@@ -8,8 +8,9 @@ tells which is entered. Boosted trees over attributes of a case are a standard o
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -51,8 +52,36 @@ _SMOOTHING = 0.5
 _RARE = 1e-3
 """Chance of an option that training data never entered, before all options' chances are made to sum to 1."""
 
-Row = tuple[dict[str, float], int]
+Row = tuple[Mapping[str, float], int]
 """A situation, and the position of what followed."""
+
+
+class _Packed(Mapping[str, float]):
+    """A situation in eight bytes a feature: a log has millions of features in memory.
+
+    Args:
+        names: of the features of all situations.
+        places: of this one's features among them.
+        values: theirs.
+    """
+
+    __slots__ = ("_names", "_places", "_values")
+
+    def __init__(self, names: Sequence[str], places: Iterable[int], values: Iterable[float]) -> None:
+        self._names, self._places, self._values = names, array("i", places), array("f", values)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self._names.__getitem__, self._places)
+
+    def __getitem__(self, name: str) -> float:
+        return dict(zip(self, self._values, strict=True))[name]
+
+    def items(self) -> ItemsView[str, float]:
+        """Return names with their values."""
+        return dict(zip(self, self._values, strict=True)).items()
 
 
 class _Classifier(NamedTuple):
@@ -85,15 +114,19 @@ class Baseline(HeadBaseline):
         self._options: dict[Head, dict[str, int]] = {}
         grouped: defaultdict[Head | None, list[Row]] = defaultdict(list)
         entered: defaultdict[Head, list[Row]] = defaultdict(list)
+        place: dict[str, int] = {}
+        names: list[str] = []
         for session in sessions:
             for moment, step in moments(session):
                 head = head_of(step.action)
-                features = situation(moment)
+                found = situation(moment)
+                features = _Packed(names, [place.setdefault(name, len(place)) for name in found], found.values())
                 grouped[self._group(moment)].append((features, self._position[head]))
                 option = _option(moment, step.action)
                 if option is not None:
                     known = self._options.setdefault(head, {})
                     entered[head].append((features, known.setdefault(option, len(known))))
+        names.extend(place)
         self._after = {group: _learn(rows, len(self.heads), seed) for group, rows in grouped.items()}
         self._inputs = {head: _learn(rows, len(self._options[head]), seed) for head, rows in entered.items()}
 
@@ -170,7 +203,7 @@ def _learn(rows: Sequence[Row], positions: int, seed: int) -> _Classifier:
     return _Classifier(columns, np.asarray(model.classes_, dtype=np.int64), model.booster_, usual, len(rows))
 
 
-def _predict(known: _Classifier, features: Sequence[dict[str, float]]) -> NDArray[np.float64]:
+def _predict(known: _Classifier, features: Sequence[Mapping[str, float]]) -> NDArray[np.float64]:
     """Return the chances of all positions, shape (n, positions)."""
     found = np.zeros((len(features), len(known.usual)))
     if known.model is None:
@@ -185,7 +218,7 @@ def _predict(known: _Classifier, features: Sequence[dict[str, float]]) -> NDArra
     return (1 - weight) * shares + weight * known.usual
 
 
-def telling(rows: Sequence[dict[str, float]], labels: NDArray[Any], most: int, least: int) -> dict[str, int]:
+def telling(rows: Sequence[Mapping[str, float]], labels: NDArray[Any], most: int, least: int) -> dict[str, int]:
     """Return the columns of the features that are kept.
 
     Of quantities, which get up to half of the places, those known most often; of marks those that tell most of the
@@ -214,7 +247,7 @@ def telling(rows: Sequence[dict[str, float]], labels: NDArray[Any], most: int, l
     return {name: n for n, name in enumerate(sorted([*kept, *marks]))}
 
 
-def matrix(rows: Sequence[dict[str, float]], columns: dict[str, int]) -> NDArray[np.float32]:
+def matrix(rows: Sequence[Mapping[str, float]], columns: dict[str, int]) -> NDArray[np.float32]:
     """Return features as a table, shape (n, columns); numbers that are not known are NaN, marks that are not set 0."""
     table = np.zeros((len(rows), len(columns)), dtype=np.float32)
     for name, column in columns.items():
