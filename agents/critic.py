@@ -167,10 +167,42 @@ def feedback_verdicts(sessions: Sequence[Session]) -> list[Case]:
     return cases
 
 
+def before_override(cases: Sequence[Case]) -> list[Case]:
+    """Return the cases of each session up to the first that its operator rejected, that one included.
+
+    Whoever overrides the policy keeps what is critical (`handrail.agents.gate`), so no gate asks a critic about what
+    comes later. It would teach the critic something else, too: a policy whose operator went another way suggests again
+    and again what no longer fits.
+
+    Args:
+        cases: of each session in the order of its steps.
+    """
+    over: set[str] = set()
+    kept = []
+    for case in cases:
+        if case.session.id not in over:
+            kept.append(case)
+        if not case.accepted:
+            over.add(case.session.id)
+    return kept
+
+
+def looked_at_again(cases: Sequence[Case]) -> list[Case]:
+    """Return the cases after a second look at each rejection: right suggestions count as accepted.
+
+    In the simulator the second look finds the truth. Wrong suggestions that were waved through stay accepted: nobody
+    looks at what was accepted.
+
+    Raises:
+        HandrailError: the true causes of the verdicts are unknown.
+    """
+    return [replace(case, accepted=case.accepted or true_cause(case) not in WRONG) for case in cases]
+
+
 def true_cause(case: Case) -> str:
     """Return the true cause of a simulated operator's verdict, empty for a right suggestion that was accepted.
 
-    For studies only: no log has it.
+    For studies, and for people with time to find out: no log has it.
 
     Raises:
         HandrailError: the session does not say.

@@ -351,10 +351,10 @@ class GateConfig:
         shown_precision: precision of suggestions as sure as the least sure one that operators are still shown.
     """
 
-    alpha: float = 0.015
+    alpha: float = 0.01
     delta: float = 0.05
     per_issue: bool = False
-    audit_share: float = 0.01
+    audit_share: float = 0.005
     keeps: bool = True
     shown_precision: float = 0.98
 

@@ -177,10 +177,13 @@ class FeedbackConfig:
     Attributes:
         sessions: how many.
         learn: share that critics learn from; thresholds are certified on the others.
+        second_look: whether rejections that critics learn from are looked at again, by somebody who finds out whether the
+            suggestion was right after all; otherwise critics learn from the verdicts as they were given.
     """
 
     sessions: int = 4000
     learn: float = 0.5
+    second_look: bool = True
 
     def __post_init__(self) -> None:
         _at_least_one("feedback", self, "sessions")

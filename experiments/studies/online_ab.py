@@ -6,8 +6,8 @@ Stages, each skipped when a run is resumed:
 2. copilot rounds (`handrail.algorithms.dagger`): the policy suggests, operators accept or correct, it learns on; then
    it gets its second reader (`handrail.agents.rerank`), if the run has one;
 3. feedback: everything critical is reviewed, the rest runs alone. One part of these sessions is reviewed by the people
-   of the desk, and teaches the critics; the other is adjudicated, by people who accept what is right and correct what
-   is wrong, and thresholds are certified on it;
+   of the desk, and teaches the critics, once somebody had a second look at what was rejected; the other is adjudicated,
+   by people who accept what is right and correct what is wrong, and thresholds are certified on it;
 4. the arms work the same new cases, in pairs: operators alone, operators with a copilot, and the gate, which lets alone
    what the critic is sure of. Confidence proxies get arms of their own, by the same certificates.
 
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from handrail.agents.critic import Case, feedback_verdicts, truths
+from handrail.agents.critic import Case, before_override, feedback_verdicts, looked_at_again, truths
 from handrail.envs import registry
 from handrail.envs.errors import HandrailError
 from handrail.envs.files import atomic_path, write_json
@@ -172,7 +172,13 @@ class Study(bpm.Study):
 
     def fit_feedback_critics(self) -> None:
         """Learn each critic from the verdicts of one part of the feedback."""
-        cases = feedback_verdicts(self.feedback["learn"])
+        cases = before_override(feedback_verdicts(self.feedback["learn"]))
+        if self.cfg.feedback.second_look:
+            rejected = sum(not case.accepted for case in cases)
+            cases = looked_at_again(cases)
+            right = rejected - sum(not case.accepted for case in cases)
+            self.run.log.info("second look: %d of %d rejected suggestions were right", right, rejected)
+            self.run.write_metrics({"second_look.rejected": float(rejected), "second_look.right": float(right)})
         for name in map(str, self.cfg.critic):
             self.fit_critic(_VERDICTS, name, cases)
 

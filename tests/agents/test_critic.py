@@ -11,7 +11,9 @@ from handrail.agents.critic import (
     CLEAR,
     Case,
     Trail,
+    before_override,
     feedback_verdicts,
+    looked_at_again,
     recorded_verdicts,
     replayed_verdicts,
     trail,
@@ -107,6 +109,27 @@ def test_the_truth_of_a_verdict_is_that_of_its_cause() -> None:
     assert truths([]).shape == (0,)
     with pytest.raises(HandrailError, match="session b: the true causes"):
         truths([Case(OTHER, 0, HELLO, True)])
+
+
+def test_verdicts_up_to_the_first_override() -> None:
+    verdicts = [("a", 0, True), ("b", 0, True), ("a", 1, False), ("b", 2, True), ("a", 4, True), ("a", 5, False)]
+    cases = [Case({"a": SESSION, "b": OTHER}[name], step, HELLO, accepted) for name, step, accepted in verdicts]
+    assert before_override(cases) == [cases[0], cases[1], cases[2], cases[3]]
+    assert before_override(cases[4:]) == cases[4:]
+    assert before_override([]) == []
+
+
+def test_a_second_look_turns_rejections_of_what_was_right() -> None:
+    causes = {"0": "rubber_stamp", "1": "model_error", "2": "acceptable", "3": "environment", "4": "other"}
+    session = msgspec.structs.replace(SESSION, hidden={"causes": causes})
+    cases = [Case(session, step, HELLO, accepted=step in {0, 5}) for step in range(6)]
+    seen = looked_at_again(cases)
+    assert [case.accepted for case in seen] == [True, False, True, True, True, True]
+    assert [(case.session, case.step, case.suggestion) for case in seen] == [
+        (case.session, case.step, case.suggestion) for case in cases
+    ]
+    with pytest.raises(HandrailError, match="true causes of its verdicts are unknown"):
+        looked_at_again([Case(OTHER, 0, HELLO, False)])
 
 
 def test_simulated_feedback_agrees_with_its_truth() -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from handrail import cli
+from handrail.agents.critic import feedback_verdicts, true_cause
 from handrail.envs.logs.store import load_sessions
 from handrail.experiments.rundir import RunDirectory
 from handrail.experiments.studies import online_ab
@@ -88,6 +89,15 @@ def test_the_contracts_metrics_are_there(finished: RunDirectory) -> None:
     for key in ("policy.action_accuracy", "baseline.backoff.action_accuracy", "experts.agreement"):
         assert 0 <= metrics[key] <= 1
     assert metrics["closed_loop.expert.success_rate"] == 1
+
+
+def test_critics_learn_what_a_second_look_at_first_rejections_left(finished: RunDirectory) -> None:
+    first = []
+    for session in load_sessions(finished.file(online_ab.FEEDBACK)):
+        judged = [case for case in feedback_verdicts([session]) if not case.accepted]
+        first += [true_cause(judged[0])] if judged else []
+    assert finished.metrics["second_look.rejected"] == len(first) > 0
+    assert finished.metrics["second_look.right"] == len(first) - first.count("model_error")
 
 
 def test_thresholds_come_from_sessions_no_critic_learned_from(finished: RunDirectory) -> None:
