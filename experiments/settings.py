@@ -177,8 +177,8 @@ class FeedbackConfig:
     Attributes:
         sessions: how many.
         learn: share that critics learn from; thresholds are certified on the others.
-        second_look: whether rejections that critics learn from are looked at again, by somebody who finds out whether the
-            suggestion was right after all; otherwise critics learn from the verdicts as they were given.
+        second_look: whether rejections that critics learn from are looked at again, by somebody who finds out whether
+            the suggestion was right after all; otherwise critics learn from the verdicts as they were given.
     """
 
     sessions: int = 4000
