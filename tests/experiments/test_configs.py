@@ -192,9 +192,11 @@ def test_only_critics_that_are_chosen_stay_and_the_first_is_certified(hydra: Non
 
 
 def checked(*overrides: str) -> None:
-    cfg = compose("config", overrides=["experiment=bpm", *overrides], return_hydra_config=True)
+    experiment = next((one for one in overrides if one.startswith("experiment=")), "experiment=bpm")
+    given = [experiment, *(one for one in overrides if one != experiment)]
+    cfg = compose("config", overrides=given, return_hydra_config=True)
     plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    check(plain, cfg.hydra.runtime.choices, compose("config", overrides=["experiment=bpm"]))
+    check(plain, cfg.hydra.runtime.choices, compose("config", overrides=[experiment]))
 
 
 @pytest.mark.parametrize(
@@ -225,7 +227,7 @@ def test_values_of_the_kind_of_their_default_pass(hydra: None, override: str) ->
         ("policy.heads=5", r"policy\.hidden_size=128, policy\.heads=5: expected a hidden size that is a multiple"),
         ("+simulate.session=5", r"unknown option simulate\.session; did you mean sessions"),
         ("simulate.workers=0", r"simulate\.workers=0: expected at least 1"),
-        ("online.workers=0", r"online\.workers=0: expected at least 1"),
+        ("experiment=online_ab online.workers=0", r"online\.workers=0: expected at least 1"),
         ("data.max_sessions=0", r"data\.max_sessions=0: expected at least 1"),
         ("data.splits.test=none", r"data\.splits\.test='none': expected a number"),
         ("data.splits.test=0", r"data\.splits=.*: expected shares above 0 that sum to at most 1"),
