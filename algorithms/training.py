@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
 from handrail.agents.encoding import batches
+from handrail.algorithms.attention import float32_attention
 from handrail.algorithms.config import TrainingConfig
 from handrail.algorithms.progress import Progress, tell
 from handrail.envs.errors import HandrailError
@@ -305,7 +307,8 @@ def train(
         trainer.add_callback(_Bar)
         trainer.add_callback(_Teller(name, len(schedule), config.watch, validate))
     model.train()
-    result = trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
+    with float32_attention(model) if arguments.bf16 and arguments.use_cpu else nullcontext():
+        result = trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
     # What the trainer wraps a model's `forward` in for bfloat16 would stay, and cannot be copied to other processes.
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     model.eval()
