@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from handrail.agents.assess import Reading, confidence
 from handrail.agents.decoding import MAX_ACTION_TOKENS, Suggestion, Writer, Writing
@@ -31,7 +32,6 @@ from handrail.envs.schema import Action, Control, Step, UIState
 from handrail.envs.spaces import Observation
 
 K = TypeVar("K", bound=Hashable)
-T = TypeVar("T")
 
 _PASS_COST = {"cpu": 64}
 _PASS_COST_ELSEWHERE = 4096
@@ -39,6 +39,23 @@ _PASS_COST_ELSEWHERE = 4096
 
 _PASS_CELLS = 1 << 26
 """Tokens read times tokens seen in one pass: bounds the memory of its mask."""
+
+
+class _Pass(NamedTuple):
+    """What is read of a session in one pass.
+
+    Attributes:
+        running: the session.
+        piece: its new tokens.
+        ahead: how many of them, at the end, are those of an action whose scores are wanted, beside those after the
+            token before it.
+        item: what it is read for.
+    """
+
+    running: _Running
+    piece: list[int]
+    ahead: int
+    item: Any
 
 
 class _Text(NamedTuple):
@@ -69,6 +86,8 @@ class _Running:
         history: the steps that `tokens` holds.
         before: the last of them, as it is written.
         names: given out in them, if the transcript has names.
+        known: of the step to come, by the tokens of an action that was read: the states before and after it, shape
+            (2, hidden size), and the scores at each of its tokens, shape (n, vocabulary).
         tokens: the header, and what is known to be over.
         start: where the window begins in `tokens`, the repeated header aside.
         now: what was read last, up to the step to come; `None` before the first.
@@ -81,6 +100,7 @@ class _Running:
     history: tuple[Step, ...] = ()
     before: Step | None = None
     names: References = field(default_factory=References)
+    known: dict[tuple[int, ...], tuple[NDArray[np.float32], NDArray[np.float32]]] = field(default_factory=dict)
     tokens: list[int] = field(default_factory=list)
     header: int = 0
     start: int = 0
@@ -162,21 +182,27 @@ class Desk:
             if other.row == moved:
                 other.row = row
 
-    def suggest(self, observations: Mapping[K, Observation]) -> dict[K, Suggestion]:
+    def suggest(
+        self, observations: Mapping[K, Observation], drafts: Mapping[K, Action] | None = None
+    ) -> dict[K, Suggestion]:
         """Return the next action of each session, in the order given.
 
         Args:
             observations: by session. Each holds the session's whole history; what was read before is not read again.
+            drafts: what somebody quicker expects the policy to write. It changes nothing but the cost: the tokens of a
+                draft are read in one pass, and those that the policy would have written need no pass of their own
+                (speculative decoding; Leviathan et al. 2023, arXiv 2211.17192). `assess` knows what it makes of it.
         """
         for key in observations:
             if key not in self._running:
                 self.begin(key)
-        return {key: self.writer.suggestion(writing) for key, writing in self._write(observations).items()}
+        written = self._write(observations, drafts or {})
+        return {key: self.writer.suggestion(writing) for key, writing in written.items()}
 
     def assess(self, actions: Mapping[K, Action], writer: Writer | None = None) -> dict[K, Reading]:
         """Return what the policy makes of an action in each of several sessions, as `handrail.agents.assess` does.
 
-        It costs the tokens of the actions alone, and none for what is executed then: that has been read.
+        It costs the tokens of the actions alone, and nothing for drafts and for actions that were assessed before.
 
         Args:
             actions: at the step that `suggest` was last asked about, by session.
@@ -185,87 +211,112 @@ class Desk:
         Raises:
             HandrailError: `suggest` was not asked about a session.
         """
-        waiting: list[tuple[_Running, tuple[K, _Text, list[int]], list[int]]] = []
+        written: dict[K, tuple[_Running, _Text, tuple[int, ...]]] = {}
+        waiting: list[_Pass] = []
         for key, action in actions.items():
             running = self._running.get(key)
             if running is None or running.now is None:
                 raise HandrailError(f"no suggestion was made in session {key!r}; ask for one before you assess")
             text = running.now
-            named = action if text.names is None else text.names.named(action)
-            written = Step(text.step, UIState("", "", text.controls), (), named, "policy")
-            tokens = self.policy.encoder.tokens(self.policy.transcript.action(written).text)[len(self._action) :]
-            kept = len(text.tokens) - 1
-            self._cache.cut(running.row, kept)
-            running.read = text.tokens[:kept]
-            waiting.append((running, (key, text, tokens), [text.tokens[kept], *tokens]))
+            tokens = self._tokens(text, action)
+            written[key] = running, text, tuple(tokens)
+            if tuple(tokens) not in running.known:
+                kept = len(text.tokens) - 1
+                self._cache.cut(running.row, kept)
+                running.read = text.tokens[:kept]
+                waiting.append(_Pass(running, [text.tokens[kept], *tokens], len(tokens), None))
+        for one, states, scores in self._read(waiting):
+            one.running.read += one.piece
+            self._know(one, states, scores)
         found: dict[K, Reading] = {}
-        for group in self._groups(waiting):
-            rows, pieces = [running.row for running, _, _ in group], [piece for _, _, piece in group]
-            for (running, (key, text, tokens), piece), states, scores in zip(
-                group, *self._all(rows, pieces), strict=True
-            ):
-                running.read += piece
-                where = running.session_id, text.step
-                made = confidence(
-                    writer or self._reader,
-                    where,
-                    actions[key],
-                    text.controls,
-                    text.tokens[:-1],
-                    tokens,
-                    scores[: len(tokens)],
-                )
-                found[key] = Reading(made, states[0], states[len(tokens)])
-        return {key: found[key] for key in actions}
+        for key, (running, text, known) in written.items():
+            (before, after), scores = running.known[known]
+            made = confidence(
+                writer or self._reader,
+                (running.session_id, text.step),
+                actions[key],
+                text.controls,
+                text.tokens[:-1],
+                known,
+                scores,
+            )
+            found[key] = Reading(made, before, after)
+        return found
 
-    @torch.inference_mode()
-    def _all(self, rows: Sequence[int], pieces: Sequence[Sequence[int]]) -> tuple[Any, Any]:
-        """Read new tokens and return the states after each and the scores of what follows it."""
-        states = self._cache.read_all(self.policy.body, rows, pieces)
-        model: Any = self.policy.model
-        return states.float().cpu().numpy(), model.get_output_embeddings()(states).float().cpu().numpy()
+    def _tokens(self, text: _Text, action: Action) -> list[int]:
+        """Return an action as it is written at a step, without its marker."""
+        named = action if text.names is None else text.names.named(action)
+        written = Step(text.step, UIState("", "", text.controls), (), named, "policy")
+        return self.policy.encoder.tokens(self.policy.transcript.action(written).text)[len(self._action) :]
 
-    def _write(self, observations: Mapping[K, Observation]) -> dict[K, Writing]:
+    @staticmethod
+    def _know(one: _Pass, states: NDArray[np.float32], scores: NDArray[np.float32]) -> None:
+        """Remember what the policy makes of the action that a pass ended with."""
+        if one.ahead:
+            one.running.known[tuple(one.piece[-one.ahead :])] = states[[0, -1]], scores[:-1]
+
+    def _write(self, observations: Mapping[K, Observation], drafts: Mapping[K, Action]) -> dict[K, Writing]:
         writings: dict[K, Writing] = {}
-        waiting: list[tuple[_Running, Writing, list[int]]] = []
+        waiting: list[_Pass] = []
         texts = self._texts(observations)
         for key, observation in observations.items():
             running, (_, text, controls, names) = self._running[key], texts[key]
-            running.now = texts[key]
+            running.now, running.known = texts[key], {}
             kept = min(_agreeing(running.read, text), len(text) - 1)
             self._cache.cut(running.row, kept)
             running.read = text[:kept]
             cursor = self.writer.cursor(controls, text)
             writings[key] = Writing(running.session_id, observation.index, cursor, names)
-            waiting.append((running, writings[key], text[kept:]))
+            draft = self._tokens(texts[key], drafts[key]) if key in drafts else []
+            waiting.append(_Pass(running, text[kept:] + draft, len(draft), (writings[key], len(text))))
         while waiting:
-            going: list[tuple[_Running, Writing, list[int]]] = []
-            for group in self._groups(waiting):
-                for (running, writing, piece), scores in zip(group, self._scores(group), strict=True):
-                    running.read += piece
-                    written = len(writing.tokens)
-                    self.writer.choose(writing, scores)
+            going: list[_Pass] = []
+            for one, states, scores in self._read(waiting):
+                running, (writing, length) = one.running, one.item
+                self._know(one, states, scores)
+                running.read += one.piece
+                draft = one.piece[len(one.piece) - one.ahead :]
+                agreed = 0
+                while self.writer.choose(writing, scores[agreed]) in draft[agreed : agreed + 1] and not writing.done:
+                    agreed += 1
+                if not writing.done:
+                    self._cache.cut(running.row, len(running.read) - len(draft) + agreed)
+                    running.read = running.read[: len(running.read) - len(draft) + agreed]
                     self.writer.force(writing)
-                    if not writing.done:
-                        going.append((running, writing, writing.tokens[written:]))
+                if not writing.done:
+                    going.append(_Pass(running, writing.tokens[len(running.read) - length :], 0, one.item))
             waiting = going
         return writings
 
-    @torch.inference_mode()
-    def _scores(self, group: Sequence[tuple[_Running, Writing, list[int]]]) -> Any:
-        """Read new tokens and return the scores of the token that follows, shape (n, vocabulary)."""
-        rows, pieces = [running.row for running, _, _ in group], [piece for _, _, piece in group]
-        model: Any = self.policy.model
-        states = self._cache.read(self.policy.body, rows, pieces)
-        return model.get_output_embeddings()(states).float().cpu().numpy()
+    def _read(self, waiting: Sequence[_Pass]) -> Iterator[tuple[_Pass, NDArray[np.float32], NDArray[np.float32]]]:
+        """Read new tokens; yield with each pass the states and scores wanted, (ahead + 1, hidden size or vocabulary).
 
-    def _groups(self, waiting: list[tuple[_Running, T, list[int]]]) -> Iterator[list[tuple[_Running, T, list[int]]]]:
+        The first of them are those after the last token before the action.
+        """
+        for group in self._groups(waiting):
+            states, scores = self._states([one.running.row for one in group], group)
+            end = 0
+            for one in group:
+                start, end = end, end + one.ahead + 1
+                yield one, states[start:end], scores[start:end]
+
+    @torch.inference_mode()
+    def _states(self, rows: Sequence[int], group: Sequence[_Pass]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the states and scores wanted of all sessions of a group, one below the other."""
+        states = self._cache.read(self.policy.body, rows, [one.piece for one in group])
+        model: Any = self.policy.model
+        place = [number for number, one in enumerate(group) for _ in range(one.ahead + 1)]
+        after = [n for one in group for n in range(len(one.piece) - one.ahead - 1, len(one.piece))]
+        wanted = states[torch.tensor(place, device=states.device), torch.tensor(after, device=states.device)]
+        return wanted.float().cpu().numpy(), model.get_output_embeddings()(wanted).float().cpu().numpy()
+
+    def _groups(self, waiting: Sequence[_Pass]) -> Iterator[list[_Pass]]:
         """Cut a batch into passes: a session joins one unless its padding costs more than a pass of its own."""
-        group: list[tuple[_Running, T, list[int]]] = []
+        group: list[_Pass] = []
         longest = seen = 0
         lengths = self._cache.lengths
-        for item in sorted(waiting, key=lambda item: (len(item[2]), lengths[item[0].row]), reverse=True):
-            new, length = len(item[2]), lengths[item[0].row]
+        for item in sorted(waiting, key=lambda one: (len(one.piece), lengths[one.running.row]), reverse=True):
+            new, length = len(item.piece), lengths[item.running.row]
             if group:
                 wider = max(seen, length + longest)
                 joined = self._cost(len(group) + 1, longest, wider)

@@ -60,6 +60,7 @@ class KeyValues:
         """Forget what a row holds beyond `length` tokens."""
         self.lengths[row] = min(self.lengths[row], length)
 
+    @torch.inference_mode()
     def read(self, body: Any, rows: Sequence[int], pieces: Sequence[Sequence[int]]) -> torch.Tensor:
         """Run a transformer body over new tokens of some rows and keep their keys and values.
 
@@ -69,17 +70,8 @@ class KeyValues:
             pieces: the new tokens of each, at least one.
 
         Returns:
-            The state after the last new token of each row, shape (n, hidden size).
-        """
-        states = self.read_all(body, rows, pieces)
-        ends = torch.tensor([len(piece) - 1 for piece in pieces], device=states.device)
-        return states[torch.arange(len(ends), device=states.device), ends]
-
-    @torch.inference_mode()
-    def read_all(self, body: Any, rows: Sequence[int], pieces: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Do what `read` does, and return the state after each new token, shape (n, longest piece, hidden size).
-
-        What stands beyond the end of a shorter piece means nothing.
+            The state after each new token, shape (n, longest piece, hidden size). What stands beyond the end of a
+            shorter piece means nothing.
         """
         device = body.device
         by_row = dict(zip(rows, pieces, strict=True))

@@ -12,6 +12,7 @@ from handrail.agents.baselines._moments import Watch
 from handrail.agents.decoding import Suggestion
 from handrail.agents.desk import Desk
 from handrail.agents.rerank import Candidates, Reranker
+from handrail.envs.schema import Action
 from handrail.envs.spaces import Observation
 
 K = TypeVar("K", bound=Hashable)
@@ -47,14 +48,28 @@ class RerankedDesk(Desk):
         super().finish(key)
         del self._watched[key]
 
-    def suggest(self, observations: Mapping[K, Observation]) -> dict[K, Suggestion]:
-        """Return the best candidate in each session with the policy's confidence in it, in the order given."""
-        own = super().suggest(observations)
+    def suggest(
+        self, observations: Mapping[K, Observation], drafts: Mapping[K, Action] | None = None
+    ) -> dict[K, Suggestion]:
+        """Return the best candidate in each session with the policy's confidence in it, in the order given.
+
+        Args:
+            observations: by session, as in `Desk.suggest`.
+            drafts: by session; where there is none, what the baseline would do is the policy's draft.
+        """
+        for key in observations:
+            if key not in self._running:
+                self.begin(key)
         moments = [self._watched[key].see(observation) for key, observation in observations.items()]
-        heads = self.reranker.baseline.score_moments(moments)
+        heads = list(self.reranker.baseline.score_moments(moments))
+        expected = dict(drafts or {})
+        for key, moment, scores in zip(observations, moments, heads, strict=True):
+            if key not in expected and (likely := self.reranker.baseline.favourite(moment, scores)) is not None:
+                expected[key] = likely
+        own = super().suggest(observations, expected)
         given = {
-            key: self.reranker.consider(moment, next(heads), one)
-            for moment, (key, one) in zip(moments, own.items(), strict=True)
+            key: self.reranker.consider(moment, scores, one)
+            for moment, scores, (key, one) in zip(moments, heads, own.items(), strict=True)
         }
         read = {key: [one.suggestion] for key, one in given.items()}
         for place in range(1, max((len(one.actions) for one in given.values()), default=1)):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from handrail.agents.decoding import Suggestion
 from handrail.agents.desk import Desk
-from handrail.envs.schema import Session
+from handrail.envs.schema import Action, Session
 from handrail.envs.spaces import Observation
 
 
@@ -17,8 +17,17 @@ def observe(session: Session, index: int) -> Observation:
     return Observation(session.issue, session.brief, index, step.state, step.events, session.steps[:index])
 
 
-def follow(desk: Desk, sessions: list[Session], starts: Iterable[int], group: int = 99) -> list[Suggestion]:
-    """Work sessions step by step as logged, each from its own start on, `group` at a time in changing order."""
+def follow(
+    desk: Desk,
+    sessions: list[Session],
+    starts: Iterable[int],
+    group: int = 99,
+    draft: Callable[[str, int], Action | None] = lambda session, step: None,
+) -> list[Suggestion]:
+    """Work sessions step by step as logged, each from its own start on, `group` at a time in changing order.
+
+    `draft` gives what the desk is told to expect at a step of a session, if anything.
+    """
     found = {}
     begun = dict(zip((s.id for s in sessions), starts, strict=True))
     for clock in range(max(begun.values()) + max(len(s.steps) for s in sessions)):
@@ -29,7 +38,8 @@ def follow(desk: Desk, sessions: list[Session], starts: Iterable[int], group: in
                 desk.begin(s.id, operator=s.operator, session_id=s.id)
         for some in (running[n : n + group] for n in range(0, len(running), group)):
             asked = {s.id: observe(s, clock - begun[s.id]) for s in some}
-            given = desk.suggest(asked)
+            drafts = {key: made for key, seen in asked.items() if (made := draft(key, seen.index)) is not None}
+            given = desk.suggest(asked, drafts)
             assert list(given) == list(asked)
             found.update({(key, suggestion.step): suggestion for key, suggestion in given.items()})
         for s in running:

@@ -86,6 +86,14 @@ class HeadBaseline(ABC):
         action = Action(offered[best].tool, offered[best].target, args)
         return _suggestion(moment, action, shares, chances)
 
+    def favourite(self, moment: Moment, scores: NDArray[np.float64]) -> Action | None:
+        """Return what would be done, given the probabilities of `self.heads`; `None` where nothing is offered."""
+        offered, shares = self.shares(moment, scores)
+        if not offered:
+            return None
+        best = offered[int(shares.argmax())]
+        return Action(best.tool, best.target, self.fill(moment, best)[0])
+
     def shares(self, moment: Moment, scores: NDArray[np.float64]) -> tuple[list[Offer], NDArray[np.float64]]:
         """Return what the screen offers and the probability of each, shape (n,), given those of `self.heads`."""
         offered, position = self._offers(moment.state.controls)

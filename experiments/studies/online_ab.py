@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from omegaconf import DictConfig
 
+    from handrail.agents.desk import Desk
     from handrail.agents.gate import Gate
     from handrail.agents.operators.seat import Staff
     from handrail.agents.rules import Rule
@@ -406,13 +407,18 @@ class Study(bpm.Study):
         from handrail.agents.rollout import Reset, rollout
         from handrail.agents.runtime import Runtime
 
-        desk = self.desk() if part.rule.suggests else None
+        desk = self.at_work if part.rule.suggests else None
         critic = None if part.critic is None else self.critic(part.critic)
         runtime = Runtime(getattr(self, part.staff), part.rule, desk, critic)
         resets = [Reset(part.first + number) for number in range(part.cases)]
         with SessionWriter(part.path, row_group=1 << 30) as writer:
             for played in rollout(self.cases(0, 0).make, runtime, resets, self.cfg.online.slots):
                 writer.write(runtime.told(played))
+
+    @cached_property
+    def at_work(self) -> Desk:
+        """Where this process works part after part: the room of sessions that are over is that of the next ones."""
+        return self.desk()
 
     @cached_property
     def workers(self) -> Workers[_Part]:

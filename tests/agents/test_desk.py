@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -173,13 +173,13 @@ def test_readings_equal_those_on_the_finished_sessions(references: bool) -> None
 def test_what_was_assessed_and_then_executed_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     policy, [session] = policy_for(3), mixed_sessions(3, [4])
     desk, read = Desk(policy), []
-    whole = KeyValues.read_all
+    whole = KeyValues.read
 
     def counted(self: KeyValues, body: Any, rows: Any, pieces: Any) -> Any:
         read.extend(len(piece) for piece in pieces)
         return whole(self, body, rows, pieces)
 
-    monkeypatch.setattr(KeyValues, "read_all", counted)
+    monkeypatch.setattr(KeyValues, "read", counted)
     desk.begin(session.id, operator=session.operator)
     desk.suggest({session.id: observe(session, 0)})
     read.clear()
@@ -193,6 +193,37 @@ def test_what_was_assessed_and_then_executed_is_not_read_again(monkeypatch: pyte
     between = [policy.encoder.tokens(span.text) for span in spans if span.step == 1 and not span.action]
     # The first pass reads what is new and the marker of the action to come.
     assert read[0] == sum(map(len, between)) + 1
+
+
+@pytest.mark.parametrize("length", [4096, 200])
+def test_drafts_right_and_wrong_change_nothing(length: int) -> None:
+    policy, sessions = policy_for(2, max_length=length), mixed_sessions(2, LENGTHS)
+    expected = follow(Desk(policy), sessions, range(len(sessions)))
+    plain = {(one.session_id, one.step): one.action for one in expected}
+    logged = {(session.id, step.index): step.action for session in sessions for step in session.steps}
+    wrong = Action("set_field", "nowhere", {"value": "7 12"})
+    drafts: list[Callable[..., Action | None]] = [
+        lambda *step: plain.get(step),
+        lambda *step: logged[step],
+        lambda session, n: wrong if n % 3 else plain.get((session, n)),
+    ]
+    for draft in drafts:
+        assert_same(follow(Desk(policy), sessions, range(len(sessions)), draft=draft), expected)
+
+
+def test_a_draft_is_assessed_without_reading_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, [session] = policy_for(3), mixed_sessions(3, [4])
+    action = Action("set_field", "nowhere", {"value": "7 12"})
+    seen = {session.id: observe(session, 0)}
+    plain, drafted = Desk(policy), Desk(policy)
+    plain.suggest(seen)
+    [expected] = plain.assess({session.id: action}).values()
+    drafted.suggest(seen, {session.id: action})
+    monkeypatch.setattr(KeyValues, "read", None)
+    [given] = drafted.assess({session.id: action}).values()
+    assert_same([given.suggestion], [expected.suggestion])
+    np.testing.assert_allclose(given.before, expected.before, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(given.after, expected.after, rtol=1e-3, atol=1e-3)
 
 
 def test_passes_cut_by_padding_and_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:

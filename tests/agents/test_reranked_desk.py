@@ -12,6 +12,7 @@ from toys import sharpen, tiny_policy
 from handrail.agents.baselines import backoff
 from handrail.agents.decoding import Decoder
 from handrail.agents.desk import Desk
+from handrail.agents.key_values import KeyValues
 from handrail.agents.rerank import Reranker
 from handrail.agents.reranked_desk import RerankedDesk
 from handrail.agents.simulate import simulate
@@ -57,6 +58,28 @@ def test_a_baseline_of_no_weight_changes_nothing(parts: tuple[Any, Any, list[Ses
             assert other.log_probability > one.log_probability
         else:
             np.testing.assert_allclose(one.log_probability, other.log_probability, atol=1e-4)
+
+
+def test_each_step_is_read_once_by_a_policy_that_was_foreseen(
+    parts: tuple[Any, Any, list[Session]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, _, sessions = parts
+    expected = follow(Desk(policy, copied=True), sessions, range(len(sessions)))
+    tokens = {(one.session_id, one.step): list(one.tokens) for one in expected}
+    read, whole = [], KeyValues.read
+
+    def counted(self: KeyValues, body: Any, rows: Any, pieces: Any) -> Any:
+        read.extend(rows)
+        return whole(self, body, rows, pieces)
+
+    # Tokens as they are: what a policy without training writes is not how its action would be spelled.
+    monkeypatch.setattr(Desk, "_tokens", lambda self, text, draft: draft)
+    monkeypatch.setattr(KeyValues, "read", counted)
+    foreseen: Any = tokens.get
+    assert_same(
+        follow(Desk(policy, copied=True), sessions, range(len(sessions)), draft=lambda *step: foreseen(step)), expected
+    )
+    assert len(read) == len(expected) < sum(map(len, tokens.values()))
 
 
 def test_a_finished_session_is_forgotten(parts: tuple[Any, Any, list[Session]]) -> None:
