@@ -3,7 +3,7 @@
 A module holds a class `Baseline` with
 
 - `name`: as in tables and metric keys;
-- `fit(sessions, seed)`: learn from training sessions;
+- `fit(sessions, seed, filler)`: learn from training sessions;
 - `suggest(sessions)`: one `Suggestion` for each operator step, in order, without tokens; its probabilities are those
   of the baseline's own distribution over the actions that the state offers;
 - `suggest_now(moments)`: the same for running sessions, each a moment of a `Watch`.

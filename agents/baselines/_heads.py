@@ -37,12 +37,13 @@ class HeadBaseline(ABC):
         self._filler = ArgumentFiller()
         self._screens: dict[int, tuple[tuple[Control, ...], list[Offer], NDArray[np.int64]]] = {}
 
-    def fit(self, sessions: Sequence[Session], seed: int) -> None:
+    def fit(self, sessions: Sequence[Session], seed: int, filler: ArgumentFiller | None = None) -> None:
         """Learn from training sessions.
 
         Args:
             sessions: logged sessions.
             seed: of whatever is drawn at random; the same seed gives the same suggestions.
+            filler: that has learned from the same sessions; `None` for one of its own.
 
         Raises:
             HandrailError: no session holds an operator's action.
@@ -52,7 +53,10 @@ class HeadBaseline(ABC):
             raise HandrailError(f"baseline {self.name}: none of {len(sessions)} sessions holds an operator's action")
         self._position = {head: n for n, head in enumerate(self.heads)}
         self._screens = {}
-        self._filler.fit(sessions)
+        if filler is None:
+            self._filler.fit(sessions)
+        else:
+            self._filler = filler
         self.fit_heads(sessions, seed)
 
     def suggest(self, sessions: Sequence[Session]) -> list[Suggestion]:

@@ -146,9 +146,13 @@ class Study:
 
     def fit_baselines(self) -> None:
         """Fit the cheap policies on the sessions the policy learned from."""
+        from handrail.agents.baselines._arguments import ArgumentFiller
+
+        filler = ArgumentFiller()
+        filler.fit(self.taught)
         for name in self.cfg.baselines:
             baseline = registry.load(BASELINES, name, "baseline").Baseline()
-            baseline.fit(self.taught, self.seed)
+            baseline.fit(self.taught, self.seed, filler)
             folder = self.run.checkpoints / "baselines"
             folder.mkdir(exist_ok=True)
             with atomic_path(folder / f"{name}.pkl") as path:

@@ -137,6 +137,16 @@ def test_same_seed_same_suggestions_also_after_pickling(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_filler_that_has_learned_the_same_is_as_good_as_ones_own(name: str) -> None:
+    train, tested = corpus(), corpus(5)
+    alone, shared, filler = build(name), build(name), ArgumentFiller()
+    alone.fit(train, 3)
+    filler.fit(train)
+    shared.fit(train, 3, filler)
+    assert shared.suggest(tested) == alone.suggest(tested)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_nothing_known_only_after_acting_is_read(name: str) -> None:
     """Draft, verdict, time, action and everything later, and the hidden parts, are replaced by other words."""
     train = corpus()
