@@ -284,6 +284,24 @@ class StackedConfig:
 
 
 @dataclass(frozen=True)
+class ByIssueConfig:
+    """Which issues get a critic of their own (`handrail.algorithms.critics.by_issue`).
+
+    Attributes:
+        kind: of critic, with the options it has by default: one that judges by the policy's readings.
+        least: verdicts from which an issue has a critic of its own.
+        least_rejected: rejections that must be among them, and acceptances too.
+    """
+
+    kind: Literal["boosted", "probe", "robust", "stacked"] = "stacked"
+    least: int = 1000
+    least_rejected: int = 50
+
+    def __post_init__(self) -> None:
+        _at_least("critic.by_issue", self, {"least": 1, "least_rejected": 1})
+
+
+@dataclass(frozen=True)
 class TfidfConfig:
     """How the critic `tfidf` turns text into features and is fitted (`handrail.algorithms.critics.tfidf`).
 
@@ -307,6 +325,7 @@ class TfidfConfig:
 CRITIC_CONFIGS: dict[str, type[Any]] = {
     "full": FullConfig,
     "boosted": BoostedConfig,
+    "by_issue": ByIssueConfig,
     "probe": ProbeConfig,
     "robust": RobustConfig,
     "stacked": StackedConfig,

@@ -27,6 +27,7 @@ from handrail.experiments.configs import build
 
 NAMES = registry.names(critics.__name__)
 QUICK: dict[str, dict[str, Any]] = {
+    "by_issue": {"kind": "probe", "least": 10, "least_rejected": 3},
     "boosted": {"iterations": 40, "least": 3},
     "stacked": {"boosted": {"iterations": 40, "least": 3}, "folds": 2},
     "full": {
@@ -153,16 +154,17 @@ def test_the_policy_is_left_as_it_was(fitted: Fitted) -> None:
     assert all((a == b).all() for a, b in zip(fresh.parameters(), used.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("name", sorted({*NAMES} - {"probe", "robust"}))
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"boosted", "by_issue", "probe", "robust", "stacked"}))
 def test_a_known_draft_is_used(name: str, tmp_path: Path) -> None:
     """Where only the draft tells the verdict: 120 unseen cases, area 0.5 +- 0.053 without it; 0.9 is 7.6 deviations.
 
-    Not for the probes: they read the policy's states, and the policy never sees a draft.
+    Not for critics that judge by the policy's readings: the policy never sees a draft.
     """
     module = registry.load(critics.__name__, name, "critic")
 
     def drafted(sessions: list[Session], seed: int) -> list[Case]:
-        rng = np.random.default_rng(seed)
+        # Not the seeds of the sessions, whose colours are drawn from the same numbers.
+        rng = np.random.default_rng([seed, 99])
         cases = [Case(s, step.index, step.action, bool(rng.random() < 0.5)) for s in sessions for step in s.steps]
         return [dataclasses.replace(case, draft="some red" if case.accepted else "the blue") for case in cases]
 
