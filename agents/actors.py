@@ -15,7 +15,7 @@ from handrail.envs.schema import Action
 from handrail.envs.spaces import Observation
 
 if TYPE_CHECKING:
-    from handrail.agents.desk import Desk
+    from handrail.agents.desk import AnyDesk
 
 
 class RandomActor:
@@ -72,7 +72,7 @@ class PolicyActor:
         desk: of the policy; its operator is the one whose way of working the policy is to follow.
     """
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: AnyDesk) -> None:
         self.desk = desk
 
     def begin(self, episode: Episode) -> None:

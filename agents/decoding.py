@@ -255,6 +255,10 @@ class Decoder(Writer):
         super().__init__(policy, constrained, copied)
         self.token_budget = token_budget
 
+    def by(self, policy: Policy) -> Decoder:
+        """Return a decoder of another policy that is like this one."""
+        return Decoder(policy, self.constrained, self.copied, self.token_budget)
+
     def suggest(
         self, sessions: Sequence[Session], progress: Callable[[Iterable[Any]], Iterable[Any]] = iter
     ) -> list[Suggestion]:
@@ -266,6 +270,13 @@ class Decoder(Writer):
         """
         import torch
 
+        if self.policy.own:
+            shared = self.policy.shared_out([session.issue for session in sessions])
+            made = [self.by(policy).suggest([sessions[n] for n in places], progress) for policy, places in shared]
+            by_session: dict[str, list[Suggestion]] = {}
+            for suggestion in (one for some in made for one in some):
+                by_session.setdefault(suggestion.session_id, []).append(suggestion)
+            return [suggestion for session in sessions for suggestion in by_session.get(session.id, ())]
         views = {session.id: self.policy.transcript.view(session) for session in sessions}
         pieces: list[Encoded] = []
         for session in sessions:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -105,6 +105,38 @@ class _Running:
     header: int = 0
     start: int = 0
     now: _Text | None = None
+
+
+class AnyDesk(Protocol):
+    """What actors ask: `Desk`, or desks that share sessions out.
+
+    Attributes:
+        policy: who suggests.
+    """
+
+    policy: Policy
+
+    def __len__(self) -> int:
+        """Return how many sessions are running."""
+        ...
+
+    def begin(self, key: Hashable, operator: str | None = None, session_id: str | None = None) -> None:
+        """Take in a session, as `Desk.begin` does."""
+        ...
+
+    def finish(self, key: Hashable) -> None:
+        """Forget a session, as `Desk.finish` does."""
+        ...
+
+    def suggest(
+        self, observations: Mapping[K, Observation], drafts: Mapping[K, Action] | None = None
+    ) -> dict[K, Suggestion]:
+        """Return the next action of each session, as `Desk.suggest` does."""
+        ...
+
+    def assess(self, actions: Mapping[K, Action], writer: Writer | None = None) -> dict[K, Reading]:
+        """Return what a policy makes of an action in each session, as `Desk.assess` does."""
+        ...
 
 
 class Desk:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _TRANSCRIPT_FILE = "transcript.json"
+_OWN = "issues"
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class Policy:
         transcript: how sessions are written.
         encoder: transcripts to tokens, with a memory of spans.
         max_length: longest window, in tokens.
+        own: issue -> the policy that works it, which reads as this one does; other issues are worked by `model`.
     """
 
     def __init__(
@@ -91,6 +93,41 @@ class Policy:
     ) -> None:
         self.model, self.tokenizer, self.transcript, self.max_length = model, tokenizer, transcript, max_length
         self.encoder = Encoder(tokenizer)
+        self.own: Mapping[str, Policy] = {}
+
+    def reading_alike(self, model: PreTrainedModel) -> Policy:
+        """Return a policy of another model of the same tokenizer, which shares the memory of spans."""
+        other = Policy(model, self.tokenizer, self.transcript, self.max_length)
+        other.encoder = self.encoder
+        return other
+
+    def specialised(self, own: Mapping[str, Policy]) -> Policy:
+        """Return this policy with others for some issues.
+
+        Args:
+            own: issue -> policy, of `reading_alike`.
+        """
+        whole = self.reading_alike(self.model)
+        whole.own = dict(own)
+        return whole
+
+    def shared_out(self, issues: Sequence[str]) -> list[tuple[Policy, list[int]]]:
+        """Return who works what: policies without others, each with the places of its sessions.
+
+        Args:
+            issues: of sessions, by place.
+        """
+        places: dict[str, list[int]] = {}
+        for place, issue in enumerate(issues):
+            places.setdefault(issue if issue in self.own else "", []).append(place)
+        pooled = self.reading_alike(self.model) if self.own else self
+        return [(self.own.get(issue, pooled), mine) for issue, mine in places.items()]
+
+    def to(self, device: str) -> Policy:
+        """Move all models to a device and return the policy."""
+        for one in (self, *self.own.values()):
+            one.model.to(device)  # type: ignore[arg-type]
+        return self
 
     @property
     def device(self) -> torch.device:
@@ -113,7 +150,10 @@ class Policy:
             model = copy.deepcopy(model).merge_and_unload()
         model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        config = {"transcript": self.transcript.config.__dict__, "max_length": self.max_length}
+        names = {issue: f"{number:03d}" for number, issue in enumerate(sorted(self.own))}
+        for issue, name in names.items():
+            self.own[issue].save(folder / _OWN / name)
+        config = {"transcript": self.transcript.config.__dict__, "max_length": self.max_length, "own": names}
         write_json(folder / _TRANSCRIPT_FILE, config)
 
     @classmethod
@@ -135,7 +175,9 @@ class Policy:
         # AutoTokenizer would rebuild the tokenizer that belongs to the model's family; tokenizer.json is the one saved.
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
         transcript = Transcript(TranscriptConfig(**saved["transcript"]))
-        return cls(model.eval(), tokenizer, transcript, saved["max_length"])
+        policy = cls(model.eval(), tokenizer, transcript, saved["max_length"])
+        own = {issue: cls.load(folder / _OWN / name).model for issue, name in saved.get("own", {}).items()}
+        return policy.specialised({issue: policy.reading_alike(model) for issue, model in own.items()})
 
 
 def build_policy(config: PolicyConfig, transcript: Transcript, texts: Sequence[str], seed: int) -> Policy:

@@ -29,6 +29,7 @@ from handrail.agents.baselines._inputs import takes_one_value
 from handrail.agents.baselines._moments import Moment, moments
 from handrail.agents.critic import Case
 from handrail.agents.decoding import Decoder, Suggestion
+from handrail.agents.policy import Policy
 from handrail.envs.errors import HandrailError
 from handrail.envs.normalize import action_key, normalize_text, same_action
 from handrail.envs.offers import Offer
@@ -84,9 +85,15 @@ class Reranker:
         weights: as named by `WEIGHTS`, each >= 0; `None` until `fit`.
     """
 
-    def __init__(self, decoder: Decoder, baseline: HeadBaseline, weights: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, decoder: Decoder, baseline: HeadBaseline, weights: Sequence[float] | NDArray[np.float64] | None = None
+    ) -> None:
         self.decoder, self.baseline = decoder, baseline
         self.weights = None if weights is None else np.asarray(weights, dtype=np.float64)
+
+    def by(self, policy: Policy) -> Reranker:
+        """Return the same baseline and weights beside another policy."""
+        return Reranker(self.decoder.by(policy), self.baseline, self.weights)
 
     def fit(
         self, sessions: Sequence[Session], suggestions: Sequence[Suggestion], progress: Progress = iter

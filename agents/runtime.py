@@ -25,7 +25,7 @@ import numpy as np
 
 from handrail.agents.critic import Case, Critic, StateCritic, trail
 from handrail.agents.decoding import Suggestion
-from handrail.agents.desk import Desk
+from handrail.agents.desk import AnyDesk
 from handrail.agents.operators.seat import Seat, Staff
 from handrail.agents.rollout import Episode, Played
 from handrail.agents.rules import Moment, Rule, Ruling
@@ -62,7 +62,7 @@ class Runtime:
         HandrailError: the rule needs a policy and there is none.
     """
 
-    def __init__(self, staff: Staff, rule: Rule, desk: Desk | None = None, critic: Critic | None = None) -> None:
+    def __init__(self, staff: Staff, rule: Rule, desk: AnyDesk | None = None, critic: Critic | None = None) -> None:
         if rule.suggests and desk is None:
             raise HandrailError(f"the rule {type(rule).__name__} asks for suggestions, but there is no policy")
         self.staff, self.rule, self.desk, self.critic = staff, rule, desk, critic

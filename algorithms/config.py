@@ -173,6 +173,25 @@ class DaggerConfig:
 
 
 @dataclass(frozen=True)
+class SpecialiseConfig:
+    """Policies of single issues (`handrail.algorithms.specialise`).
+
+    Attributes:
+        least: sessions from which an issue gets a policy of its own; `None` for one policy for all.
+        sft: how each goes on from the pooled policy.
+    """
+
+    least: int | None = None
+    sft: SFTConfig = field(
+        default_factory=lambda: SFTConfig(TrainingConfig(learning_rate=3e-4, matrix_learning_rate=0.002))
+    )
+
+    def __post_init__(self) -> None:
+        if self.least is not None:
+            _at_least("specialise", self, {"least": 1})
+
+
+@dataclass(frozen=True)
 class FullConfig:
     """How the critic `full` is trained (`handrail.algorithms.critics.full`).
 

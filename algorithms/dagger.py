@@ -461,6 +461,4 @@ def policy_of(folder: Path) -> Policy:
     import torch
 
     policy = Policy.load(folder)
-    if torch.cuda.is_available():
-        policy.model.to("cuda")  # type: ignore[arg-type]
-    return policy
+    return policy.to("cuda") if torch.cuda.is_available() else policy

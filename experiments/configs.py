@@ -27,6 +27,7 @@ from handrail.algorithms.config import (
     DaggerConfig,
     GateConfig,
     SFTConfig,
+    SpecialiseConfig,
     TrainingConfig,
 )
 from handrail.envs import registry
@@ -59,6 +60,7 @@ GROUPS: dict[str, type[Any]] = {
     "policy": PolicyConfig,
     "sft": SFTConfig,
     "dagger": DaggerConfig,
+    "specialise": SpecialiseConfig,
     "transcript": TranscriptConfig,
     "operator": OperatorConfig,
     "certify": CertifyConfig,

@@ -42,6 +42,5 @@ def log_probabilities(
     """
     rows = []
     for policy in (decoder.policy, *(Policy.load(Path(folder)) for folder in config.policies)):
-        member = Decoder(policy, decoder.constrained, decoder.copied, decoder.token_budget)
-        rows.append([reading.suggestion.log_probability for reading in assess(member, cases, progress)])
+        rows.append([reading.suggestion.log_probability for reading in assess(decoder.by(policy), cases, progress)])
     return np.array(rows)

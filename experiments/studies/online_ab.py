@@ -4,7 +4,8 @@ Stages, each skipped when a run is resumed:
 
 1. operators work alone and are logged; a policy learns from the log;
 2. copilot rounds (`handrail.algorithms.dagger`): the policy suggests, operators accept or correct, it learns on; then
-   it gets its second reader (`handrail.agents.rerank`), if the run has one;
+   issues may get policies of their own (`handrail.algorithms.specialise`), and the policy gets its second reader
+   (`handrail.agents.rerank`), if the run has one;
 3. feedback: everything critical is reviewed, the rest runs alone. One part of these sessions is reviewed by the people
    of the desk, and teaches the critics, once somebody had a second look at what was rejected; the other is adjudicated,
    by people who accept what is right and correct what is wrong, and thresholds are certified on it;
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from omegaconf import DictConfig
 
-    from handrail.agents.desk import Desk
+    from handrail.agents.desk import AnyDesk
     from handrail.agents.gate import Gate
     from handrail.agents.operators.seat import Staff
     from handrail.agents.rules import Rule
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 
 ARMS, ONLINE, GATES = "arms", "online.json", "gates.json"
 FEEDBACK, ADJUDICATED = "feedback.parquet", "adjudicated.parquet"
-_VERDICTS = "critic_feedback"
+_VERDICTS, _SPECIALISED = "critic_feedback", "specialised"
 _PART = 250
 """Sessions that are kept together: a kill costs at most so many."""
 
@@ -145,6 +146,29 @@ class Study(bpm.Study):
         )
         for one in made.run():
             self.run.write_metrics({f"loop.{one.number}.{name}": value for name, value in one.metrics.items()})
+
+    def specialise(self) -> None:
+        """Give issues with many sessions policies of their own, if the run is to have such."""
+        from handrail.algorithms.config import SpecialiseConfig
+        from handrail.algorithms.dagger import policy_of
+        from handrail.algorithms.specialise import specialise
+        from handrail.experiments.cluster.training import fine_tune
+
+        config = build(SpecialiseConfig, self.cfg.specialise, "specialise")
+        if config.least is None:
+            return
+        made = specialise(
+            policy_of(self._last.policy),
+            self.taught,
+            config.least,
+            config.sft,
+            self.run.file("issues"),
+            self.seed,
+            partial(fine_tune, validation=(), ray=build(RayConfig, self.cfg.ray, "ray")),
+        )
+        made.save(self.run.checkpoints / _SPECIALISED)
+        self.run.log.info("issues with policies of their own: %s", ", ".join(sorted(made.own)) or "none")
+        self.run.write_metrics({"specialise.issues": float(len(made.own))})
 
     def weigh(self) -> None:
         """Weigh policy and second reader against each other."""
@@ -323,12 +347,17 @@ class Study(bpm.Study):
 
         return Round(self.run.file("rounds") / f"round_{number:03d}", number)
 
+    @property
+    def _last(self) -> Round:
+        return self._round(int(self.cfg.dagger.rounds) - 1)
+
     @cached_property
     def policy(self) -> Any:
-        """The policy that the last copilot round ended with."""
+        """The policy that the last copilot round ended with, and those of single issues that came of it."""
         from handrail.algorithms.dagger import policy_of
 
-        return policy_of(self._round(int(self.cfg.dagger.rounds) - 1).policy)
+        alone = self.cfg.specialise.least is None
+        return policy_of(self._last.policy if alone else self.run.checkpoints / _SPECIALISED)
 
     @property
     def methods(self) -> list[str]:
@@ -416,7 +445,7 @@ class Study(bpm.Study):
                 writer.write(runtime.told(played))
 
     @cached_property
-    def at_work(self) -> Desk:
+    def at_work(self) -> AnyDesk:
         """Where this process works part after part: the room of sessions that are over is that of the next ones."""
         return self.desk()
 
@@ -527,6 +556,7 @@ def run(cfg: DictConfig, run: RunDirectory) -> None:
     study.prepare()
     study.stage("policy", study.train_policy)
     study.stage("loop", study.loop)
+    study.stage("specialise", study.specialise)
     study.stage("baselines", study.fit_baselines)
     study.stage("rerank", study.weigh)
     study.stage("held_out", study.judge_policy)

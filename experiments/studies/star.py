@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from handrail.agents.decoding import Decoder
-    from handrail.agents.desk import Desk
+    from handrail.agents.desk import AnyDesk
     from handrail.agents.policy import Policy
     from handrail.agents.rerank import Reranker
 
@@ -259,18 +259,22 @@ class Study:
         weights = msgspec.json.decode((self.run.checkpoints / "rerank.json").read_bytes(), type=dict[str, float])
         return Reranker(self.decoder(), self._baseline(self.cfg.rerank), [weights[name] for name in WEIGHTS])
 
-    def desk(self, operator: str = "") -> Desk:
+    def desk(self, operator: str = "") -> AnyDesk:
         """Return where the policy works running sessions, with its second reader if the run has one.
 
         Args:
             operator: whose way of working it follows, unless a session says.
         """
         from handrail.agents.desk import Desk
+        from handrail.agents.issue_desk import IssueDesk
         from handrail.agents.reranked_desk import RerankedDesk
 
-        if self.cfg.rerank is None:
-            return Desk(self.policy, operator, self.cfg.constrained, self.cfg.copied)
-        return RerankedDesk(self.reranker, operator, self.cfg.constrained, self.cfg.copied)
+        def make(policy: Policy) -> Desk:
+            if self.cfg.rerank is None:
+                return Desk(policy, operator, self.cfg.constrained, self.cfg.copied)
+            return RerankedDesk(self.reranker.by(policy), operator, self.cfg.constrained, self.cfg.copied)
+
+        return IssueDesk(self.policy, make) if self.policy.own else make(self.policy)
 
     def baseline_suggestions(self, sessions: Sequence[Session]) -> dict[str, list[Suggestion]]:
         """Return what each baseline would do at each operator step."""

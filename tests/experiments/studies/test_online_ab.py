@@ -12,6 +12,7 @@ import pytest
 
 from handrail import cli
 from handrail.agents.critic import feedback_verdicts, true_cause
+from handrail.agents.policy import Policy
 from handrail.envs.logs.store import load_sessions
 from handrail.experiments.rundir import RunDirectory
 from handrail.experiments.studies import online_ab
@@ -52,7 +53,9 @@ STAGES = (
 
 
 def command(folder: Path, *more: str) -> list[str]:
-    return ["run", "experiment=online_ab", *SMALL, *more, f"hydra.run.dir={folder}"]
+    changed = {one.split("=")[0] for one in more}
+    given = [one for one in SMALL if one.split("=")[0] not in changed]
+    return ["run", "experiment=online_ab", *given, *more, f"hydra.run.dir={folder}"]
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +135,29 @@ def test_a_lost_part_of_an_arm_is_worked_again_and_nothing_else(finished: RunDir
     part.unlink()
     assert cli.main(["run", "experiment=online_ab", f"resume={finished.path}"]) == 0
     assert {name: finished.file(name).read_bytes() for name in before} == before
+
+
+@pytest.mark.parametrize(("alpha", "certified"), [(0.3, True), (0.01, False)])
+def test_policies_critics_and_thresholds_can_be_those_of_single_issues(
+    tmp_path: Path, alpha: float, certified: bool
+) -> None:
+    """With 24 adjudicated sessions 30 % in error can be certified and 1 % cannot: then all stays a copilot."""
+    critics = "critic.by_issue={kind: probe, least: 15, least_rejected: 2}"
+    chosen = ["critic=[by_issue]", critics, "certify.method=by_issue", "confidence=[]", "specialise.least=20"]
+    given = command(tmp_path / "run", *chosen, "gate=per_issue", f"gate.alpha={alpha}")
+    assert cli.main([one for one in given if not one.startswith("critic.probe")]) == 0
+    run = RunDirectory.open(tmp_path / "run")
+    issues = {session.issue for session in load_sessions(run.file("sessions.parquet"))}
+    policy = Policy.load(run.checkpoints / "specialised")
+    assert set(policy.own) == issues
+    assert run.metrics["specialise.issues"] == len(issues) == 2
+    written = run.checkpoints / "critic_feedback" / "by_issue" / "issues.json"
+    assert set(json.loads(written.read_text())["folders"]) <= issues
+    gate = json.loads(run.file(online_ab.GATES).read_text())["by_issue"]
+    assert gate["pooled"] is None
+    assert {threshold is not None for threshold in gate["thresholds"].values()} == {certified}
+    steps = [step for session in load_sessions(run.file("arms/selective.parquet")) for step in session.steps]
+    assert any(step.actor == "policy" for step in steps) == certified
 
 
 @pytest.mark.slow
