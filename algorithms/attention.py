@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
@@ -38,13 +38,15 @@ AttentionMaskInterface.register(_FLOAT32, sdpa_mask)
 
 
 @contextmanager
-def float32_attention(model: Any) -> Iterator[None]:
-    """Let a model attend in float32 for a while, if it attends by torch's kernel."""
-    if model.config._attn_implementation != _SDPA:
-        yield
-        return
-    model.set_attn_implementation(_FLOAT32)
+def float32_attention(model: torch.nn.Module) -> Iterator[None]:
+    """Let the transformers in a model attend in float32 for a while, those that attend by torch's kernel."""
+    found = [
+        one for one in model.modules() if isinstance(one, PreTrainedModel) and one.config._attn_implementation == _SDPA
+    ]
+    for one in found:
+        one.set_attn_implementation(_FLOAT32)
     try:
         yield
     finally:
-        model.set_attn_implementation(_SDPA)
+        for one in found:
+            one.set_attn_implementation(_SDPA)

@@ -50,6 +50,15 @@ def test_a_model_says_the_same_in_float32_however_it_attends(model: Any, padded:
     assert torch.equal(within, before)
 
 
+def test_a_transformer_inside_another_module_is_found(model: Any) -> None:
+    plain = torch.nn.Linear(2, 2)
+    with float32_attention(torch.nn.ModuleList([plain, model.base_model])):
+        assert model.config._attn_implementation == "sdpa_float32"
+    with float32_attention(plain):
+        pass
+    assert model.config._attn_implementation == "sdpa"
+
+
 def test_other_kinds_of_attention_stay(model: Any) -> None:
     model.set_attn_implementation("eager")
     with float32_attention(model):
