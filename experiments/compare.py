@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from handrail.envs.errors import HandrailError, nearest
 from handrail.experiments.options import option, parse_options
+from handrail.experiments.rundir import PLACE, is_below, new_run_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,16 +45,7 @@ LEVEL = 0.95
 MAX_METRICS = 24
 
 SEED = "seed"
-_SAME_RESULT = (
-    "resume",
-    "threads",
-    "ray",
-    "logger",
-    "tracking",
-    "experiment.question",
-    "simulate.workers",
-    "online.workers",
-)
+_SAME_RESULT = ("resume", "logger", "tracking", "experiment.question", *PLACE)
 """Keys, with all below them, that leave a result as it is."""
 
 _TRACES = ("config.yaml", "provenance.json", "metrics.json", "log.txt")
@@ -157,7 +149,6 @@ def main(argv: Sequence[str]) -> int:
     from handrail.envs.files import write_text
     from handrail.experiments.report import comparison as report
     from handrail.experiments.report import plots
-    from handrail.experiments.rundir import new_run_path
 
     runs, left_out = read(folders)
     for one in left_out:
@@ -408,7 +399,7 @@ def _differences(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     unshared: list[str] = []
     for node in nodes:
-        if not node or _below(node, unshared):
+        if not node or is_below(node, unshared):
             continue
         names = [children.get(node) for children in inner]
         if any(other != names[0] for other in names):
@@ -417,12 +408,12 @@ def _differences(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
             unshared += [f"{node}.{name}" for own in names for name in own or () if name not in everywhere]
     shared = set.union(*(set(config) for config in configs))
     for key in sorted(shared, key=lambda key: (key.count("."), key)):
-        if key == SEED or _below(key, _SAME_RESULT) or _below(key, unshared) or key in found:
+        if key == SEED or is_below(key, _SAME_RESULT) or is_below(key, unshared) or key in found:
             continue
         values = [_yaml(config[key]) if key in config else "absent" for config in configs]
         if len(set(values)) > 1:
             found[key] = values
-    return {key: values for key, values in found.items() if not _below(key, _SAME_RESULT)}
+    return {key: values for key, values in found.items() if not is_below(key, _SAME_RESULT)}
 
 
 def _children(config: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -433,10 +424,6 @@ def _children(config: Mapping[str, Any]) -> dict[str, list[str]]:
         for depth in range(1, len(parts)):
             children.setdefault(".".join(parts[:depth]), {})[parts[depth]] = None
     return {node: list(names) for node, names in children.items()}
-
-
-def _below(key: str, nodes: Iterable[str]) -> bool:
-    return any(key == node or key.startswith(f"{node}.") for node in nodes)
 
 
 def _telling(different: Mapping[str, Sequence[str]]) -> tuple[list[str], list[str]]:

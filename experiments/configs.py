@@ -249,6 +249,9 @@ def check(cfg: DictConfig, choices: Mapping[str, Any], defaults: DictConfig) -> 
 
     plain = typing.cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     _check_kinds(plain, OmegaConf.to_container(defaults, resolve=True), "")
+    threads = plain.get("threads")
+    if threads is not None and (_kind(threads) != "a whole number" or threads < 1):
+        raise HandrailError(f"threads={threads!r}: expected a whole number of at least 1, or null for all cores")
     study = plain["experiment"]["study"]
     known = registry.names(STUDIES)
     if study not in known:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from handrail.envs import registry
 from handrail.envs.errors import HandrailError, nearest
-from handrail.experiments.rundir import RunDirectory
+from handrail.experiments.rundir import PLACE, RunDirectory, is_below
 from handrail.experiments.sweep import DIRECTORY, Sweep, essential, is_sweep, latest
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Task:
             with suppress(OSError):  # Hydra made the folder; it stays if it is not empty.
                 folder.rmdir()
             return 2
-        return _study(run)
+        return _study(run, run.config)
 
     def _job(self, cfg: DictConfig, hydra: Any) -> int:
         folder = Path(hydra.runtime.output_dir)
@@ -116,7 +116,9 @@ class Task:
             run = RunDirectory.create(
                 folder, _settled(cfg, hydra), self.argv, stillborn=self.resume, choices=_choices(hydra)
             )
-        return _study(run)
+        placed = run.config
+        placed.ray = cfg.ray  # How a sweep is launched may change when it is resumed.
+        return _study(run, placed)
 
     def check(self, config: DictConfig, folder: Path) -> None:
         """Raise HandrailError if a job of a sweep cannot run.
@@ -241,16 +243,21 @@ def _resume(path: str, overrides: list[str]) -> int:
     if flags:
         raise HandrailError(f"resume= goes on with one run as it was configured; leave {' '.join(flags)} out")
     _check_overrides(run, overrides)
+    cfg = _placed(run, overrides)
     run.note_continuation(["run", f"resume={path}", *overrides])
-    return _study(run)
+    return _study(run, cfg)
 
 
-def _study(run: RunDirectory) -> int:
-    """Run the study that the run directory is configured for; return the exit status."""
+def _study(run: RunDirectory, cfg: DictConfig) -> int:
+    """Run the study that the run directory is configured for; return the exit status.
+
+    Args:
+        run: where its files are.
+        cfg: its configuration, which may differ in where it is run.
+    """
     from handrail.experiments.configs import STUDIES
     from handrail.experiments.tracking import tracked
 
-    cfg = run.config
     run.start_log()
     run.log.info("%s in %s", cfg.experiment.name, run.path)
     try:
@@ -278,7 +285,7 @@ def _resume_command(run: RunDirectory) -> str:
 
 
 def _check_overrides(run: RunDirectory, overrides: list[str]) -> None:
-    """Raise HandrailError unless every override repeats what the run was configured with."""
+    """Raise HandrailError unless every override repeats what the run was configured with, or says where it goes on."""
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
 
@@ -289,19 +296,43 @@ def _check_overrides(run: RunDirectory, overrides: list[str]) -> None:
     except HydraException as error:
         raise HandrailError(_explain(error, overrides)) from error
     for key, given in values.items():
-        if key == "ray" or key.startswith("ray."):  # Where it is run leaves a result as it is.
-            continue
         if key in choices:
             before = choices[key]
         elif key in _keys(cfg):
             before = OmegaConf.to_container(node) if OmegaConf.is_config(node := OmegaConf.select(cfg, key)) else node
         else:
             raise HandrailError(f"unknown option {key!r}{nearest(key, [*choices, *_keys(cfg)])}")
-        if given != before:
+        if given != before and not is_below(key, PLACE):
             raise HandrailError(
                 f"{run.path} was started with {key}={_yaml(before)}, now {key}={_yaml(given)} is asked for; "
                 "leave it out to go on, or leave resume= out to start a new run"
             )
+
+
+def _placed(run: RunDirectory, overrides: list[str]) -> DictConfig:
+    """Return the configuration of a run that goes on, with what `overrides` say of where (`rundir.PLACE`).
+
+    Raises:
+        HandrailError: a value is unknown or out of its range.
+    """
+    from hydra import compose, initialize_config_module
+    from omegaconf import OmegaConf
+
+    from handrail.experiments import configs
+
+    cfg = run.config
+    given = _values(overrides)
+    if "ray" in given:
+        configs.register()
+        chosen = configs.register_paths([f"ray={given['ray']}"])
+        with _explained(chosen), initialize_config_module(_CONF, version_base="1.3"):
+            cfg.ray = compose("config", overrides=chosen).ray
+    for key, value in given.items():
+        if key != "ray" and is_below(key, PLACE):
+            OmegaConf.update(cfg, key, value)
+    if cfg != run.config:
+        configs.check(cfg, run.provenance["choices"], run.config)
+    return cfg
 
 
 def _values(overrides: Sequence[str]) -> dict[str, Any]:

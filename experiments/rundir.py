@@ -22,7 +22,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -39,7 +39,15 @@ if TYPE_CHECKING:
 DECISION_COLUMNS = ("session_id", "step", "issue", "split", "tool", "critical", "correct", "verdict")
 """Columns every decision table has; `score_<method>` and free extra columns follow."""
 
+PLACE = ("threads", "ray", "simulate.workers", "online.workers")
+"""Keys of a configuration, with all below them, that say where a run is worked and by how many, not what comes out."""
+
 _METRIC_KEY = re.compile(r"[\w@%+-]+(\.[\w@%+-]+)*")
+
+
+def is_below(key: str, nodes: Iterable[str]) -> bool:
+    """Tell whether a dotted key is one of `nodes` or below one of them."""
+    return any(key == node or key.startswith(f"{node}.") for node in nodes)
 
 
 class RunDirectory:

@@ -231,6 +231,8 @@ def test_values_of_the_kind_of_their_default_pass(hydra: None, override: str) ->
         ("data.max_sessions=0", r"data\.max_sessions=0: expected at least 1"),
         ("data.splits.test=none", r"data\.splits\.test='none': expected a number"),
         ("data.splits.test=0", r"data\.splits=.*: expected shares above 0 that sum to at most 1"),
+        ("threads=0", r"threads=0: expected a whole number of at least 1, or null for all cores"),
+        ("threads=many", r"threads='many': expected a whole number of at least 1, or null for all cores"),
         ("ray.workers=0", r"ray\.workers=0: expected at least 1"),
         ("policy.dtype=float8", r"policy\.dtype='float8': expected one of auto, float32, bfloat16"),
         ("sft.training.optimizer=sgd", r"sft\.training\.optimizer='sgd': expected one of muon, adamw"),

@@ -26,6 +26,7 @@ ERRORS = {"mistake": HandrailError("a mistake"), "crash": RuntimeError("a crash"
 
 def run(cfg, run):
     run.log.info("layers %d", cfg.sft.layers)
+    run.log.info("threads %s, ray %s with %d", cfg.threads, cfg.ray.address, cfg.ray.workers)
     if not run.done("count"):
         run.write_metrics({"runs": run.metrics.get("runs", 0) + 1, "seed": cfg.seed})
         run.mark("count")
@@ -115,6 +116,10 @@ def test_resuming_accepts_overrides_that_repeat_the_run(handrail_run: Handrail, 
         ("logger=none", "was started with logger=wandb_offline, now logger=none"),
         ("sft.layers=3", "was started with sft.layers=2, now sft.layers=3"),
         ("sft.layer=3", "unknown option 'sft.layer'; did you mean sft.layers"),
+        ("ray.worker=3", "unknown option 'ray.worker'; did you mean ray.workers"),
+        ("ray.workers=0", "ray.workers=0: expected at least 1"),
+        ("ray=locl", "unknown ray 'locl'; did you mean local"),
+        ("threads=many", "threads='many': expected a whole number"),
         ("--multirun", "leave --multirun out"),
     ],
 )
@@ -126,6 +131,23 @@ def test_resuming_refuses_overrides_that_contradict_the_run(
     assert handrail_run(f"resume={the_run(tmp_path).path}", override) == 2
     assert message in capsys.readouterr().err
     assert the_run(tmp_path).provenance == before
+
+
+def test_a_run_may_go_on_elsewhere(handrail_run: Handrail, tmp_path: Path) -> None:
+    assert handrail_run("experiment=probe", "ray.workers=5", "fail=mistake") == 2
+    run = the_run(tmp_path)
+    run.file("mended").touch()
+    before = run.file("config.yaml").read_text()
+    for overrides, placed in [
+        ([], "threads None, ray None with 5"),
+        (["threads=2", "ray.workers=3"], "threads 2, ray None with 3"),
+        (["ray=local"], "threads None, ray local with 2"),
+        (["ray=127.0.0.1:6379", "ray.workers=7"], "threads None, ray 127.0.0.1:6379 with 7"),
+    ]:
+        assert handrail_run(f"resume={run.path}", *overrides) == 0
+        assert run.file("log.txt").read_text().splitlines()[-1].endswith(placed)
+    assert run.file("config.yaml").read_text() == before
+    assert run.provenance["continued"][1]["argv"][-2:] == ["threads=2", "ray.workers=3"]
 
 
 def test_resuming_what_is_no_run(handrail_run: Handrail, capsys: pytest.CaptureFixture[str]) -> None:
