@@ -386,10 +386,10 @@ class GateConfig:
         audit_share: share of confident steps that an operator sees all the same, in [0, 1).
         keeps: whether an operator who was called keeps what is critical in a session; otherwise only one who overrode
             the policy does.
-        shown_precision: precision of suggestions as sure as the least sure one that operators are still shown.
+        shown_precision: precision of those deferred suggestions that operators are shown.
     """
 
-    alpha: float = 0.01
+    alpha: float = 0.0075
     delta: float = 0.05
     per_issue: bool = False
     audit_share: float = 0.005

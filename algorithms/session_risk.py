@@ -31,7 +31,7 @@ Sessions without a critical step cannot be in error; they are no part of the tab
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -175,6 +175,26 @@ def running_minimum(sessions: npt.ArrayLike, scores: npt.ArrayLike) -> FloatArra
     for row, name in enumerate(np.asarray(sessions).astype(str).tolist()):
         found[row] = lowest[name] = float(np.minimum(lowest.get(name, np.inf), found[row]))
     return found
+
+
+def deferred(
+    issues: npt.ArrayLike, scores: npt.ArrayLike, thresholds: Mapping[str, float | None], pooled: float | None
+) -> npt.NDArray[np.bool_]:
+    """Return which steps would go to an operator.
+
+    Args:
+        issues: (n,) of the steps' sessions.
+        scores: (n,) what is compared with thresholds; `running_minimum` where operators keep what they were called
+            to. NaN is deferred.
+        thresholds: issue -> threshold, `None` where nothing runs alone.
+        pooled: the threshold of other issues.
+
+    Returns:
+        Shape (n,).
+    """
+    limits = [thresholds.get(issue, pooled) for issue in np.asarray(issues).astype(str).tolist()]
+    filled = np.array([np.inf if limit is None else limit for limit in limits], dtype=np.float64)
+    return np.asarray(~(np.asarray(scores, dtype=np.float64) >= filled))
 
 
 def session_curve(table: SessionTable) -> SessionCurve:

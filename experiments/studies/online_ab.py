@@ -215,6 +215,7 @@ class Study(bpm.Study):
         from handrail.algorithms.session_risk import (
             certify_issues,
             certify_sessions,
+            deferred,
             running_minimum,
             session_table,
         )
@@ -235,13 +236,15 @@ class Study(bpm.Study):
                 found = [certify_sessions(table, gate.alpha, gate.delta)]
                 gates[method] = {"thresholds": {}, "pooled": found[0].threshold}
             gates[method]["certificates"] = [_finite(asdict(one)) for one in found]
+            # Operators see what is deferred, which is wrong more often than what runs alone.
+            asked = frame[deferred(frame["issue"], scores, gates[method]["thresholds"], gates[method]["pooled"])]
             # What the operator has the last word on needs no certificate per session; none at all shows nothing.
             shown = certify(
-                frame[f"score_{method}"],
-                frame["right"],
+                asked[f"score_{method}"],
+                asked["right"],
                 gate.shown_precision,
                 gate.delta,
-                sessions=frame["session_id"].to_numpy(),
+                sessions=asked["session_id"].to_numpy(),
             )
             gates[method]["shown"] = shown.threshold
             self.run.log.info("%s, suggestions to show: %s", method, shown.reason)

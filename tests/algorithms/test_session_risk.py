@@ -15,6 +15,7 @@ from handrail.algorithms.session_risk import (
     SessionTable,
     certify_issues,
     certify_sessions,
+    deferred,
     running_minimum,
     session_curve,
     session_table,
@@ -74,6 +75,14 @@ def test_a_session_that_operators_keep_is_as_sure_as_its_least_sure_step_so_far(
     right = [True, True, True, True, False]
     assert session_table(names[:5], scores[:5], right).risk.tolist() == [0.7, -math.inf]
     assert session_table(names[:5], found[:5], right).risk.tolist() == [0.5, -math.inf]
+
+
+def test_what_does_not_reach_its_threshold_is_deferred() -> None:
+    issues = ["card", "card", "loan", "fee", "fee", "fee"]
+    scores = [0.8, 0.79, 1.0, 0.5, 0.49, math.nan]
+    thresholds = {"card": 0.8, "loan": None}
+    assert deferred(issues, scores, thresholds, 0.5).tolist() == [False, True, True, False, True, True]
+    assert deferred(issues, scores, thresholds, None).tolist() == [False, True, True, True, True, True]
 
 
 def test_fifty_nine_sessions_without_an_error_are_enough_and_fifty_eight_are_not() -> None:
