@@ -324,7 +324,7 @@ def _placed(run: RunDirectory, overrides: list[str]) -> DictConfig:
     given = _values(overrides)
     if "ray" in given:
         configs.register()
-        chosen = configs.register_paths([f"ray={given['ray']}"])
+        chosen = configs.register_paths([o for o in overrides if o.startswith("ray=")])
         with _explained(chosen), initialize_config_module(_CONF, version_base="1.3"):
             cfg.ray = compose("config", overrides=chosen).ray
     for key, value in given.items():

@@ -127,11 +127,11 @@ def automation_quality(metrics: Mapping[str, float], arms: Sequence[str], names:
         axes.annotate(
             "limit set beforehand",
             (1, margin),
-            (-4, 3 if sign < 0 else -3),
+            (-4, 3 * sign),
             xycoords=("axes fraction", "data"),
             textcoords="offset points",
             ha="right",
-            va="bottom" if sign < 0 else "top",
+            va="top" if sign < 0 else "bottom",
             fontsize=9,
             color=plots.MUTED,
         )
