@@ -65,7 +65,7 @@ def forest(rows: Sequence[Row], names: Mapping[str, str]) -> Figure:
     shown: Sequence[tuple[str, Callable[[Row], Interval], float, str]] = (
         ("operator-active seconds", lambda row: row.aat, 1, "{:.0f}"),
         ("done right", lambda row: row.success, 100, "{:.1f}%"),
-        ("with a broken rule", lambda row: row.violations, 100, "{:.1f}%"),
+        ("with a broken rule", lambda row: row.violations, 100, "{:.2f}%"),
     )
     for axes, (title, of, scale, form) in zip(panels, shown, strict=True):
         for place, row in enumerate(rows):
@@ -79,7 +79,7 @@ def forest(rows: Sequence[Row], names: Mapping[str, str]) -> Figure:
             )
         axes.set_title(title, fontsize=10.5)
         axes.margins(x=0.14)
-        axes.locator_params(axis="x", nbins=5)
+        axes.locator_params(axis="x", nbins=5 if scale == 1 else 3)
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
         if scale == 100:
