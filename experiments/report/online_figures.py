@@ -123,17 +123,13 @@ def automation_quality(metrics: Mapping[str, float], arms: Sequence[str], names:
         axes.axhline(0, color=plots.MUTED, linewidth=0.9)
         low, high = axes.get_ylim()
         low, high = min(low, margin * 1.3, -0.1), max(high, margin * 1.3, 0.1)
-        axes.axhspan(margin, low if sign < 0 else high, color=plots.PALETTE[1], alpha=0.09, linewidth=0)
-        axes.annotate(
-            "limit set beforehand",
-            (1, margin),
-            (-4, 3 * sign),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            ha="right",
-            va="top" if sign < 0 else "bottom",
-            fontsize=9,
-            color=plots.MUTED,
+        axes.axhspan(
+            margin,
+            low if sign < 0 else high,
+            color=plots.PALETTE[1],
+            alpha=0.09,
+            linewidth=0,
+            label="over the limit set beforehand" if axes is panels[0] else None,
         )
         axes.set_ylim(low, high)
         axes.set_xlim(left=-0.03 * axes.get_xlim()[1])
