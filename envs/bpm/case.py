@@ -347,7 +347,7 @@ def slip(value: Any, uniform: Uniform) -> Any:
     """Return `value` with one digit or letter changed, as people mistype; a date stays a date, a number a number.
 
     Args:
-        value: what is meant.
+        value: what is meant; text without a digit or a letter comes back as it is.
         uniform: draws from [0, 1).
     """
     if isinstance(value, bool):
