@@ -389,7 +389,7 @@ class GateConfig:
         shown_precision: precision of those deferred suggestions that operators are shown.
     """
 
-    alpha: float = 0.0075
+    alpha: float = 0.01
     delta: float = 0.05
     per_issue: bool = False
     audit_share: float = 0.005
