@@ -29,8 +29,9 @@ install: $(STAMP) ## create .venv and install the tested set
 run: $(STAMP) ## from nothing: a desk, its log, a copilot, selective automation, the test of three arms, report
 	$(BIN)/handrail run experiment=staged
 
+# One process a core, one thread each. A file stays with one process: its tests share what its fixtures made.
 test: $(STAMP) ## the tests that take seconds
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist loadfile
 
 test-slow: $(STAMP) ## the tests that take minutes
 	$(BIN)/python -m pytest -q -m 'slow and not gpu'

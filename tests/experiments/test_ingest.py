@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -95,7 +94,7 @@ def test_mistakes_exit_with_2_and_a_hint(log: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ui_logs"]
 
 
-def test_help_is_instant(tmp_path: Path) -> None:
+def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
     code = """
 import sys
 from handrail.experiments.ingest import main
@@ -105,7 +104,5 @@ finally:
     heavy = {"pyarrow", "torch", "pandas", "tqdm", "omegaconf"} & set(sys.modules)
     assert not heavy, heavy
 """
-    start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert time.perf_counter() - start < 1.0
     assert "source=" in done.stdout
